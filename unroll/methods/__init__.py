@@ -1,1 +1,74 @@
+"""Unlearning methods. Each is a factory: hyper-parameters to `Method`.
 
+A new method is one file with one factory, one entry in `METHODS`, and one row in the contract test.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+
+from unroll.errors import InputError
+from unroll.methods.finetune import finetune
+from unroll.methods.gradient_ascent import gradient_ascent
+from unroll.methods.original import original
+from unroll.methods.replay import replay
+from unroll.methods.retrain import retrain
+from unroll.methods.single_gradient import single_gradient
+from unroll.methods.taylor import taylor
+from unroll.problem import Method
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "original": original,
+    "retrain": retrain,
+    "replay": replay,
+    "single_gradient": single_gradient,
+    "gradient_ascent": gradient_ascent,
+    "finetune": finetune,
+    "taylor": taylor,
+}
+
+
+def method(text: str) -> Method:
+    """Builds a method from its name, or from a call such as `taylor(order=2)`.
+
+    Raises:
+      InputError: on an unknown method, an unknown hyper-parameter, or text that is no such call.
+
+    >>> str(method("taylor(order=2)"))
+    'taylor(order=2)'
+    """
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            name, arguments = node.id, {}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            name = node.func.id
+            arguments = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+        else:
+            raise ValueError("neither a name nor a call with keywords")
+    except (SyntaxError, ValueError) as error:
+        raise InputError(
+            f"cannot read the method {text!r} ({error}); write taylor or taylor(order=2)"
+        ) from None
+    if name not in METHODS:
+        raise InputError(f"unknown method {name!r}; choose one of {sorted(METHODS)}")
+    known = inspect.signature(METHODS[name]).parameters
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise InputError(f"method {name} has no {unknown[0]!r}; it takes {sorted(known)}")
+    return METHODS[name](**arguments)
+
+
+__all__ = [
+    "METHODS",
+    "finetune",
+    "gradient_ascent",
+    "method",
+    "original",
+    "replay",
+    "retrain",
+    "single_gradient",
+    "taylor",
+]

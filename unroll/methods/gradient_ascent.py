@@ -1,0 +1,54 @@
+"""Gradient ascent on the forget set: the oldest baseline, and a warning.
+
+Ascent is training with example weights of -1 on a schedule of forgotten examples. It has no fixed
+point to stop at, and can end farther from the retrained model than the original is (*Ascent Fails
+to Forget*, arXiv 2509.26427).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from unroll.data.schedule import make_schedule
+from unroll.problem import Method, Unlearned
+from unroll.training.optimizer import optax_call
+from unroll.training.run import fit
+from unroll.types import TrainState
+
+
+def gradient_ascent(
+    learning_rate: float = 0.01, epochs: int = 1, batch_size: int = 32
+) -> Method:
+    """Plain SGD steps up the loss of the forgotten examples, from the original model.
+
+    Args:
+      learning_rate: step size.
+      epochs: passes over the forget set.
+      batch_size: examples per step.
+    """
+
+    def unlearn(key, access):
+        data, original = access.forget_data, access.original
+        spec = dataclasses.replace(
+            access.spec,
+            optimizer=optax_call("sgd", learning_rate=learning_rate),
+            denominator="batch",
+        )
+        state = TrainState(
+            original.params, spec.optimizer.build().init(original.params), original.model_state
+        )
+        seed = int(jax.random.key_data(key)[-1])
+        schedule = make_schedule(seed, len(data), min(batch_size, len(data)), epochs)
+        weights = -np.ones(len(data), np.float32)
+        state = fit(spec, data, state, schedule, weights, key, progress=access.progress)
+        return Unlearned(state.params, state.model_state, epochs * len(data))
+
+    return Method(
+        "gradient_ascent",
+        {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size},
+        frozenset({"original", "forget"}),
+        unlearn,
+    )

@@ -1,0 +1,203 @@
+"""What a deletion request is: a run, the ids to forget, and what a method may touch.
+
+A method declares what it needs; it receives an `Access` that hands out exactly that and counts what
+the method spends. Using something undeclared is an error, so that "without the retain set" in a
+table is a fact and not a promise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from unroll.checkpoint import Store
+from unroll.data.dataset import Dataset
+from unroll.data.forget import check_forget_ids, retain_ids
+from unroll.errors import InputError
+from unroll.training.run import Progress, Run
+from unroll.training.spec import TrainSpec
+from unroll.training.timing import Stopwatch
+from unroll.types import Params, PyTree, TrainState
+
+NEEDS = ("original", "run", "forget", "retain", "held_out")
+"""What can be declared: the trained state; the recorded run with its training data; the forgotten
+examples; the retained examples; data that was never trained on."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """A deletion request.
+
+    Attributes:
+      run: the recorded original run.
+      forget: ids of the training examples to forget; may be empty.
+      test: examples that were never trained on, for judging.
+      held_out: examples never trained on that a method may use; none by default.
+      store: where retrained models are looked up and kept.
+
+    Raises:
+      InputError: if an id is out of range or repeated, or everything is to be forgotten.
+    """
+
+    run: Run
+    forget: np.ndarray
+    test: Dataset
+    held_out: Dataset | None = None
+    store: Store | None = None
+
+    def __post_init__(self):
+        ids = check_forget_ids(self.forget, len(self.run.dataset), allow_empty=True)
+        object.__setattr__(self, "forget", ids)
+
+    @functools.cached_property
+    def retain(self) -> np.ndarray:
+        """Ids of the retained training examples."""
+        return retain_ids(self.forget, len(self.run.dataset))
+
+    @functools.cached_property
+    def forget_data(self) -> Dataset:
+        """The forgotten examples."""
+        return self.run.dataset.take(self.forget)
+
+    @functools.cached_property
+    def retain_data(self) -> Dataset:
+        """The retained examples."""
+        return self.run.dataset.take(self.retain)
+
+    @property
+    def twin_weights(self) -> np.ndarray:
+        """Example weights of the twin: the run's own, with zeros on the forget set."""
+        weights = self.run.weights.copy()
+        weights[self.forget] = 0.0
+        return weights
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unlearned:
+    """What a method returns.
+
+    Attributes:
+      params: parameters of the unlearned model, on the host.
+      model_state: its other variable collections.
+      example_gradients: example-gradient evaluations spent; a Hessian-vector product counts two.
+      info: what else the method has to say, JSON-able; the key `warning` is shown in reports.
+      seconds: time spent, where the method knows better than a clock around it (a result that was
+        read from a store).
+    """
+
+    params: Params
+    model_state: PyTree
+    example_gradients: float
+    info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seconds: float | None = None
+
+
+class Access:
+    """A problem as seen by a method that declared its needs."""
+
+    def __init__(self, problem: Problem, needs: frozenset[str], progress: Progress | None = None):
+        self._problem, self._needs = problem, needs
+        self.progress = progress
+
+    def _require(self, need: str) -> None:
+        if need not in self._needs:
+            raise InputError(
+                f"the method uses {need!r} without declaring it; add it to the method's needs"
+            )
+
+    @property
+    def spec(self) -> TrainSpec:
+        """How the original was trained."""
+        return self._problem.run.spec
+
+    @property
+    def forget_ids(self) -> np.ndarray:
+        """Ids to forget."""
+        return self._problem.forget
+
+    @property
+    def original(self) -> TrainState:
+        """State of the original model after training."""
+        self._require("original")
+        return self._problem.run.state
+
+    @property
+    def run(self) -> Run:
+        """The recorded run, with the training data that it used."""
+        self._require("run")
+        return self._problem.run
+
+    @property
+    def twin_weights(self) -> np.ndarray:
+        """Example weights of the twin."""
+        return self._problem.twin_weights
+
+    @property
+    def forget_data(self) -> Dataset:
+        """The forgotten examples."""
+        self._require("forget")
+        return self._problem.forget_data
+
+    @property
+    def retain_data(self) -> Dataset:
+        """The retained examples."""
+        self._require("retain")
+        return self._problem.retain_data
+
+    @property
+    def held_out(self) -> Dataset:
+        """Examples that were never trained on."""
+        self._require("held_out")
+        if self._problem.held_out is None:
+            raise InputError("the method needs held-out data: give Problem(held_out=...)")
+        return self._problem.held_out
+
+    @property
+    def store(self) -> Store | None:
+        """Where retrained models are kept."""
+        return self._problem.store
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """An unlearning method with its hyper-parameters filled in.
+
+    Attributes:
+      name: name in the registry.
+      hyperparameters: what distinguishes it from others of that name.
+      needs: what it touches, a subset of `NEEDS`.
+      unlearn: `(key, access) -> Unlearned`.
+    """
+
+    name: str
+    hyperparameters: dict[str, Any]
+    needs: frozenset[str]
+    unlearn: Callable[[jax.Array, Access], Unlearned]
+
+    def __post_init__(self):
+        unknown = sorted(self.needs - set(NEEDS))
+        if unknown:
+            raise InputError(f"method {self.name} needs {unknown}; known needs are {list(NEEDS)}")
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{k}={v}" for k, v in sorted(self.hyperparameters.items()))
+        return f"{self.name}({arguments})" if arguments else self.name
+
+    def __call__(
+        self, key: jax.Array, problem: Problem, progress: Progress | None = None
+    ) -> Unlearned:
+        """Unlearns; `Unlearned.seconds` is filled in, compilation not counted."""
+        if "run" in self.needs or "retain" in self.needs or len(problem.forget):
+            watch = Stopwatch()
+            result = self.unlearn(key, Access(problem, self.needs, progress))
+            if result.seconds is None:
+                result = dataclasses.replace(result, seconds=watch.seconds())
+            return result
+        # A method that only sees the forget set has nothing to do when that is empty.
+        state = problem.run.state
+        return Unlearned(state.params, state.model_state, 0, seconds=0.0)
