@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unroll.calls import format_call
 from unroll.errors import InputError
 
 ORIGINAL = "original"
@@ -80,8 +81,7 @@ class Record:
     @property
     def label(self) -> str:
         """Method with its hyper-parameters, for example `taylor(order=2)`."""
-        arguments = ", ".join(f"{k}={v}" for k, v in sorted(self.hyperparameters.items()))
-        return f"{self.method}({arguments})" if arguments else self.method
+        return format_call(self.method, self.hyperparameters)
 
 
 def append_records(path: str | os.PathLike, records: Iterable[Record]) -> None:

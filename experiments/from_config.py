@@ -1,0 +1,102 @@
+"""From a config to the objects of the library. Everything is checked here, before any work."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import ml_collections
+import numpy as np
+
+import unroll
+from unroll.calls import parse_call
+from unroll.data import Dataset
+from unroll.errors import InputError
+from unroll.training.optimizer import OptaxCall
+
+
+def load_data(config: ml_collections.ConfigDict) -> tuple[Dataset, Dataset, np.ndarray]:
+    """Training set, test set and forget ids.
+
+    A vocabulary of words is built from the retained text only, so a text data set is read twice.
+    """
+    name, options = parse_call(config.dataset)
+    train, test = unroll.data.load(name, **options)
+    train = _corrupt(train, config.corruption)
+    kind, choice = parse_call(config.forget)
+    forget = unroll.data.select(train, kind, **choice)
+    if name == "imdb_reviews" and options.get("encoding", "vocabulary") == "vocabulary":
+        train, test = unroll.data.load(name, **options, exclude_ids=tuple(forget.tolist()))
+    return train, test, forget
+
+
+def _corrupt(train: Dataset, text: str) -> Dataset:
+    name, options = parse_call(text)
+    corruptions = {
+        "none": lambda dataset: dataset,
+        "mislabel": unroll.data.mislabel,
+        "swap_classes": unroll.data.swap_classes,
+        "poison_trigger": unroll.data.poison_trigger,
+    }
+    if name not in corruptions:
+        raise InputError(f"unknown corruption {name!r}; choose one of {sorted(corruptions)}")
+    return corruptions[name](train, **options)
+
+
+def build_optimizer(config: ml_collections.ConfigDict, steps: int) -> OptaxCall:
+    """The optax expression of `config.optimizer`: its name, learning rate, schedule and the rest."""
+    options = config.optimizer.to_dict()
+    name, rate = options.pop("name"), options.pop("learning_rate")
+    decay, warmup = options.pop("schedule"), options.pop("warmup_steps", 0)
+    if decay == "cosine":
+        rate = unroll.optax_call(
+            "warmup_cosine_decay_schedule",
+            init_value=0.0 if warmup else rate,
+            peak_value=rate,
+            warmup_steps=warmup,
+            decay_steps=steps,
+        )
+    elif decay == "linear":
+        rate = unroll.optax_call(
+            "linear_schedule", init_value=rate, end_value=0.0, transition_steps=steps
+        )
+    elif decay != "constant":
+        raise InputError(f"unknown schedule {decay!r}; choose constant, cosine or linear")
+    if options.get("momentum") == 0.0:
+        del options["momentum"]  # optax would carry a trace that is never used
+    return unroll.optax_call(name, learning_rate=rate, **options)
+
+
+def build_spec(config: ml_collections.ConfigDict, train: Dataset, steps: int) -> unroll.TrainSpec:
+    """The specification of the training run."""
+    name, options = parse_call(config.model)
+    images = train.inputs.dtype == np.uint8
+    if images and train.mean is None:
+        raise InputError(f"{train.name} has no mean and std; give them when the data is made")
+    return unroll.TrainSpec(
+        model=unroll.models.build(name, num_classes=train.num_classes, **options),
+        objective=unroll.Objective(**config.objective.to_dict()),
+        optimizer=build_optimizer(config, steps),
+        denominator=config.denominator,
+        preprocess=unroll.Normalize(train.mean, train.std) if images else None,
+        augmentation=unroll.CropAndFlip() if config.augment else None,
+    )
+
+
+def build_study(config: ml_collections.ConfigDict) -> unroll.Study:
+    """The study that a config describes."""
+    train, test, forget = load_data(config)
+    per_epoch = unroll.data.steps_per_epoch(len(train), config.batch_size, config.partial)
+    fields = {field.name for field in dataclasses.fields(unroll.Study)}
+    shared = {key: value for key, value in config.to_dict().items() if key in fields}
+    return unroll.Study(
+        **{
+            **shared,
+            "name": config.experiment,
+            "train": train,
+            "test": test,
+            "spec": build_spec(config, train, per_epoch * config.epochs),
+            "forget": forget,
+            "forget_description": config.forget,
+            "model_name": config.model,
+        }
+    )

@@ -1,0 +1,148 @@
+"""One step against the formula, and what a weight of zero means."""
+
+import dataclasses
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import unroll
+from unroll.training.step import Examples, gather, initial_state, train_step
+from unroll.types import TrainState
+
+
+class Linear(nn.Module):
+    classes: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.classes, param_dtype=x.dtype)(x)
+
+
+def setup(spec, num=12, dtype=np.float64):
+    rng = np.random.default_rng(0)
+    examples = Examples(
+        jnp.asarray(rng.normal(size=(num, 4)), dtype),
+        jnp.asarray(rng.integers(0, 3, num), jnp.int32),
+    )
+    state = initial_state(spec, jax.random.key(0), examples.inputs)
+    return examples, jax.tree.map(lambda a: a.astype(dtype) if a.dtype == jnp.float32 else a, state)
+
+
+@pytest.mark.parametrize("denominator", ["batch", "renormalise"])
+def test_step_is_the_weighted_formula(denominator):
+    with jax.enable_x64(True):
+        spec = unroll.TrainSpec(
+            Linear(),
+            optimizer=unroll.optax_call("sgd", learning_rate=0.3),
+            objective=unroll.Objective(l2=0.1),
+            denominator=denominator,
+        )
+        examples, state = setup(spec)
+        weights = jnp.linspace(0.0, 2.0, 12)
+        slots = np.array([3, 0, 7, -1, 11])
+        after, loss = train_step(
+            spec, state, examples, weights, jax.random.key(1), jnp.asarray(5), slots
+        )
+        kernel, bias = state.params["Dense_0"]["kernel"], state.params["Dense_0"]["bias"]
+        gradient_kernel, gradient_bias, expected_loss = 0.0, 0.0, 0.0
+        divisor = 4 if denominator == "batch" else float(weights[slots[slots >= 0]].sum())
+        for n in slots[slots >= 0]:
+            x, y = examples.inputs[n], examples.labels[n]
+            logits = x @ kernel + bias
+            residual = jax.nn.softmax(logits) - jax.nn.one_hot(y, 3)
+            gradient_kernel += weights[n] * jnp.outer(x, residual) / divisor
+            gradient_bias += weights[n] * residual / divisor
+            cross_entropy = jax.nn.logsumexp(logits) - logits[y]
+            expected_loss += weights[n] * cross_entropy / divisor
+        expected_loss += 0.05 * ((kernel**2).sum() + (bias**2).sum())
+        expected = {
+            "kernel": kernel - 0.3 * (gradient_kernel + 0.1 * kernel),
+            "bias": bias - 0.3 * (gradient_bias + 0.1 * bias),
+        }
+        chex.assert_trees_all_close(after.params["Dense_0"], expected, rtol=1e-12)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-12)
+
+
+def test_weight_zero_equals_absence():
+    """A slot at weight zero and an empty slot do the same to the sum of gradients."""
+    with jax.enable_x64(True):
+        spec = unroll.TrainSpec(Linear(), denominator="renormalise")
+        examples, state = setup(spec)
+        weights = jnp.ones(12).at[7].set(0.0)
+        key, step = jax.random.key(0), jnp.asarray(0)
+        with_zero, _ = train_step(spec, state, examples, weights, key, step, np.array([3, 7, 5]))
+        absent, _ = train_step(spec, state, examples, weights, key, step, np.array([3, -1, 5]))
+        chex.assert_trees_all_equal(with_zero.params, absent.params)
+
+
+@pytest.mark.parametrize("denominator", ["batch", "renormalise"])
+def test_batch_without_weight_changes_nothing(denominator):
+    spec = unroll.TrainSpec(Linear(), denominator=denominator)
+    examples, state = setup(spec, dtype=np.float32)
+    after, loss = train_step(
+        spec, state, examples, jnp.zeros(12), jax.random.key(0), jnp.asarray(0), np.arange(4)
+    )
+    chex.assert_trees_all_equal(after.params, state.params)
+    assert loss == 0
+
+
+def test_randomness_of_an_example_is_its_own():
+    """Crops of an example do not depend on who else is in the batch, or where it sits."""
+    spec = unroll.TrainSpec(Linear(), augmentation=unroll.CropAndFlip(padding=2))
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(6, 8, 8, 3)), jnp.float32)
+    examples = Examples(images, jnp.zeros(6, jnp.int32))
+    weights, key, step = jnp.ones(6), jax.random.key(3), jnp.asarray(4)
+    first = gather(spec, examples, weights, key, step, np.array([0, 1, 2, 3]))
+    second = gather(spec, examples, weights, key, step, np.array([2, 5, -1, 0]))
+    np.testing.assert_array_equal(first.inputs[2], second.inputs[0])
+    np.testing.assert_array_equal(first.inputs[0], second.inputs[3])
+    later = gather(spec, examples, weights, key, step + 1, np.array([0, 1, 2, 3]))
+    assert not np.array_equal(first.inputs, later.inputs)
+
+
+def test_momentum_is_optax_momentum():
+    spec = unroll.TrainSpec(
+        Linear(), optimizer=unroll.optax_call("sgd", learning_rate=0.1, momentum=0.9)
+    )
+    examples, state = setup(spec, dtype=np.float32)
+    weights, slots = jnp.ones(12), np.arange(6)
+    transformation = optax.sgd(0.1, momentum=0.9)
+    params, opt_state = state.params, transformation.init(state.params)
+
+    def loss(params):
+        logits = spec.model.apply({"params": params}, examples.inputs[slots])
+        return optax.softmax_cross_entropy_with_integer_labels(
+            logits, examples.labels[slots]
+        ).mean()
+
+    for step in range(3):
+        state, _ = train_step(
+            spec, state, examples, weights, jax.random.key(0), jnp.asarray(step), slots
+        )
+        updates, opt_state = transformation.update(jax.grad(loss)(params), opt_state, params)
+        params = optax.apply_updates(params, updates)
+    chex.assert_trees_all_close(state.params, params, rtol=1e-5)
+
+
+def test_state_is_a_plain_pytree():
+    spec = unroll.TrainSpec(Linear())
+    _, state = setup(spec, dtype=np.float32)
+    assert isinstance(state, TrainState)
+    assert state.model_state == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"denominator": "mean"}, "unknown denominator"),
+        ({"optimizer": optax.sgd(0.1)}, "describe the optimiser"),
+    ],
+)
+def test_bad_specification(change, message):
+    with pytest.raises(unroll.InputError, match=message):
+        dataclasses.replace(unroll.TrainSpec(Linear()), **change)

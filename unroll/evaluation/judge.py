@@ -1,0 +1,137 @@
+"""Judging one model: its logits once, then every metric from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from unroll.data.dataset import Dataset
+from unroll.data.forget import retain_ids
+from unroll.metrics.divergence import js_divergence
+from unroll.metrics.membership import loss_attack_auc
+from unroll.metrics.outputs import accuracy, loss, true_class_probability
+from unroll.metrics.tow import SPLITS, tow
+from unroll.metrics.verification import relative_verification_error, verification_error
+from unroll.training.predict import predict
+from unroll.training.spec import TrainSpec
+from unroll.types import Params, PyTree
+
+QUANTILES = tuple(np.round(np.linspace(0, 1, 21), 2))
+"""Where the distribution of true-class probabilities on the forget set is recorded."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A model with its logits on each split, `{split: [N, C]}`."""
+
+    params: Params
+    logits: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+    @functools.cached_property
+    def accuracies(self) -> dict[str, float]:
+        """Accuracy on each split."""
+        return {split: accuracy(self.logits[split], self.labels[split]) for split in SPLITS}
+
+    @functools.cached_property
+    def losses(self) -> dict[str, float]:
+        """Mean loss on each split."""
+        return {split: loss(self.logits[split], self.labels[split]) for split in SPLITS}
+
+
+class Judge:
+    """Computes all metrics of models of one deletion request.
+
+    Args:
+      spec: how the models were trained.
+      train: the training set.
+      test: the test set.
+      forget: ids to forget.
+    """
+
+    def __init__(self, spec: TrainSpec, train: Dataset, test: Dataset, forget: np.ndarray):
+        self._spec, self._train, self._test = spec, train, test
+        self._ids = {"forget": forget, "retain": retain_ids(forget, len(train))}
+        self._labels = {split: train.labels[ids] for split, ids in self._ids.items()}
+        self._labels["test"] = test.labels
+
+    def model(self, params: Params, model_state: PyTree) -> Model:
+        """Computes the logits of a model on forget, retain and test set."""
+        on_train = predict(self._spec, params, model_state, self._train)
+        logits = {split: on_train[ids] for split, ids in self._ids.items()}
+        logits["test"] = predict(self._spec, params, model_state, self._test)
+        return Model(params, logits, self._labels)
+
+    def compare(
+        self,
+        model: Model,
+        original: Model,
+        twin: Model,
+        independents: list[Model],
+    ) -> Iterator[dict[str, Any]]:
+        """Yields `{metric, split, value, oracle, at}` (and `note`) for every metric of a model.
+
+        Args:
+          model: the model to judge.
+          original: the model before unlearning.
+          twin: the coupled oracle.
+          independents: the independent oracles; the model itself must not be among them.
+        """
+        yield from self._distances(model, original, twin)
+        yield from self._own(model)
+        for name, oracles in ("twin", [twin]), ("independent", independents):
+            yield from self._gaps(model, name, oracles)
+
+    def _distances(self, model, original, twin) -> Iterator[dict[str, Any]]:
+        row = {"split": None, "oracle": "twin", "at": None}
+        error = verification_error(model.params, twin.params)
+        scale = verification_error(original.params, twin.params)
+        yield {"metric": "verification_error", "value": error, **row}
+        yield {"metric": "no_unlearning_distance", "value": scale, **row}
+        if scale == 0:
+            note = "not defined: forgetting changes nothing, original and twin are equal"
+            yield {"metric": "relative_verification_error", "value": None, "note": note, **row}
+        else:
+            relative = relative_verification_error(model.params, twin.params, original.params)
+            yield {"metric": "relative_verification_error", "value": relative, **row}
+
+    def _own(self, model: Model) -> Iterator[dict[str, Any]]:
+        row = {"oracle": None, "at": None}
+        for split in SPLITS:
+            yield {"metric": "accuracy", "split": split, "value": model.accuracies[split], **row}
+            yield {"metric": "loss", "split": split, "value": model.losses[split], **row}
+        labels = self._labels
+        auc = loss_attack_auc(
+            model.logits["forget"], labels["forget"], model.logits["test"], labels["test"]
+        )
+        yield {"metric": "mia", "split": "forget", "value": auc, **row}
+        probabilities = true_class_probability(model.logits["forget"], labels["forget"])
+        for at, value in zip(QUANTILES, np.quantile(probabilities, QUANTILES), strict=True):
+            yield {
+                "metric": "true_class_probability",
+                "split": "forget",
+                "value": float(value),
+                "oracle": None,
+                "at": float(at),
+            }
+
+    def _gaps(self, model: Model, name: str, oracles: list[Model]) -> Iterator[dict[str, Any]]:
+        row = {"oracle": name, "at": None}
+        for split in SPLITS:
+            for metric, own, of in (
+                ("accuracy_gap", model.accuracies, lambda oracle: oracle.accuracies),
+                ("loss_gap", model.losses, lambda oracle: oracle.losses),
+            ):
+                target = float(np.mean([of(oracle)[split] for oracle in oracles]))
+                yield {"metric": metric, "split": split, "value": own[split] - target, **row}
+            divergences = [
+                js_divergence(model.logits[split], oracle.logits[split]) for oracle in oracles
+            ]
+            value = float(np.mean(divergences))
+            yield {"metric": "js_divergence", "split": split, "value": value, **row}
+        value = float(np.mean([tow(model.accuracies, oracle.accuracies) for oracle in oracles]))
+        yield {"metric": "tow", "split": None, "value": value, **row}
