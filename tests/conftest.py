@@ -24,8 +24,12 @@ def blobs():
 
 @pytest.fixture(scope="session")
 def images():
-    """Small images: (train, test), 64 and 32 of 8x8x3."""
-    return unroll.data.load("random_images", num_train=64, num_test=32, size=8, num_classes=3)
+    """Small float images: (train, test), 64 and 32 of 8x8x3."""
+    both = unroll.data.load("random_images", num_train=64, num_test=32, size=8, num_classes=3)
+    return tuple(
+        unroll.data.Dataset(data.name, data.inputs / np.float32(128) - 1, data.labels, 3)
+        for data in both
+    )
 
 
 @pytest.fixture(scope="session")

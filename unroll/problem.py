@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from unroll.calls import format_call
 from unroll.checkpoint import Store
 from unroll.data.dataset import Dataset
 from unroll.data.forget import check_forget_ids, retain_ids
@@ -185,8 +186,7 @@ class Method:
             raise InputError(f"method {self.name} needs {unknown}; known needs are {list(NEEDS)}")
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{k}={v}" for k, v in sorted(self.hyperparameters.items()))
-        return f"{self.name}({arguments})" if arguments else self.name
+        return format_call(self.name, self.hyperparameters)
 
     def __call__(
         self, key: jax.Array, problem: Problem, progress: Progress | None = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,10 +136,22 @@ def test_bad_input(blobs, mlp_spec, arguments, message):
 
 
 def test_raw_images_need_a_scale(images):
-    raw = dataclasses.replace(images[0], inputs=np.zeros_like(images[0].inputs, np.uint8))
-    spec = unroll.TrainSpec(unroll.models.build("cnn", num_classes=3, channels=(4,)))
+    raw, _ = unroll.data.load("random_images", num_train=64, num_test=8, size=8, num_classes=3)
+    model = unroll.models.build("cnn", num_classes=3, channels=(4,))
+    schedule = np.array([[0, 1], [2, 3]])
     with pytest.raises(unroll.InputError, match="Normalize"):
-        unroll.train(spec, raw, np.array([[0, 1]]))
+        unroll.train(unroll.TrainSpec(model), raw, schedule)
+    mean, std = raw.inputs.mean(axis=(0, 1, 2)) / 255, raw.inputs.std(axis=(0, 1, 2)) / 255
+    normalize = unroll.Normalize(tuple(mean.tolist()), tuple(std.tolist()))
+    scaled = normalize(jnp.asarray(raw.inputs))
+    np.testing.assert_allclose(scaled.mean(axis=(0, 1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(scaled.std(axis=(0, 1, 2)), 1, atol=1e-3)
+    as_floats = unroll.data.Dataset("floats", np.asarray(scaled), raw.labels, 3)
+    runs = [
+        unroll.train(unroll.TrainSpec(model, preprocess=normalize), raw, schedule),
+        unroll.train(unroll.TrainSpec(model), as_floats, schedule),
+    ]
+    chex.assert_trees_all_close(runs[0].state.params, runs[1].state.params, atol=1e-6)
 
 
 def test_progress_is_monotone_and_ends(blobs, mlp_spec):

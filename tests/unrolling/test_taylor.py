@@ -49,10 +49,9 @@ def make_case(spec, epochs=3, batch=6, dtype=np.float64):
 
 
 def series_of(spec, order, examples, state, schedule, direction):
-    coefficients = [state] + [
-        jax.tree.map(jnp.asarray, zeros_like_state(jax.tree.map(np.asarray, state)))
-        for _ in range(order)
-    ]
+    # Copies, since the coefficients are donated.
+    start = jax.tree.map(np.array, state)
+    coefficients = [start] + [zeros_like_state(start) for _ in range(order)]
     weights = jnp.ones(NUM, examples.inputs.dtype)
     return advance_taylor(
         spec, coefficients, examples, weights, direction, jax.random.key(0), schedule, 0,

@@ -5,10 +5,10 @@ A new method is one file with one factory, one entry in `METHODS`, and one row i
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Callable
 
+from unroll.calls import parse_call
 from unroll.errors import InputError
 from unroll.methods.finetune import finetune
 from unroll.methods.gradient_ascent import gradient_ascent
@@ -39,19 +39,7 @@ def method(text: str) -> Method:
     >>> str(method("taylor(order=2)"))
     'taylor(order=2)'
     """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            name, arguments = node.id, {}
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            name = node.func.id
-            arguments = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
-        else:
-            raise ValueError("neither a name nor a call with keywords")
-    except (SyntaxError, ValueError) as error:
-        raise InputError(
-            f"cannot read the method {text!r} ({error}); write taylor or taylor(order=2)"
-        ) from None
+    name, arguments = parse_call(text)
     if name not in METHODS:
         raise InputError(f"unknown method {name!r}; choose one of {sorted(METHODS)}")
     known = inspect.signature(METHODS[name]).parameters

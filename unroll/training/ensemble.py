@@ -104,10 +104,9 @@ def train_ensemble(
     count = len(seeds)
     if not count:
         raise InputError("an ensemble needs at least one seed")
-    schedules = np.asarray(schedules)
-    schedules = np.broadcast_to(schedules, (count, *schedules.shape[-2:]))
-    weights = np.ones(len(dataset), np.float32) if weights is None else np.asarray(weights)
-    weights = np.broadcast_to(weights, (count, weights.shape[-1]))
+    weights = np.ones(len(dataset), np.float32) if weights is None else weights
+    schedules = _one_per_model(schedules, 2, count, "schedules")
+    weights = _one_per_model(weights, 1, count, "rows of weights")
     if mode not in ("auto", "sequential", "batched"):
         raise InputError(f"unknown ensemble mode {mode!r}; choose auto, sequential or batched")
     if mode == "auto":
@@ -132,6 +131,15 @@ def train_ensemble(
     states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(p.states for p in parts))
     losses = np.concatenate([part.losses for part in parts])
     return Ensemble(spec, tuple(seeds), states, losses, sum(part.seconds for part in parts))
+
+
+def _one_per_model(array: np.ndarray, dimensions: int, count: int, what: str) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim == dimensions:
+        return np.broadcast_to(array, (count, *array.shape))
+    if array.ndim != dimensions + 1 or len(array) != count:
+        raise InputError(f"{len(array)} {what} for {count} seeds; give one for each, or one for all")
+    return array
 
 
 def _faster_mode(dataset: Dataset) -> str:

@@ -1,0 +1,104 @@
+"""Ensembles: batched and sequential agree, and the number of devices does not matter."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import unroll
+from unroll import tree
+from unroll.training.devices import model_mesh
+
+SEEDS = (0, 1, 2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def case(blobs, mlp_spec):
+    train, _ = blobs
+    schedules = np.stack([unroll.data.make_schedule(s, len(train), 24, 2) for s in SEEDS])
+    weights = np.random.default_rng(0).integers(0, 2, (len(SEEDS), len(train)))
+    sequential = unroll.train_ensemble(
+        mlp_spec, train, schedules, seeds=SEEDS, weights=weights, mode="sequential"
+    )
+    return train, schedules, weights, sequential
+
+
+def test_sequential_members_are_single_runs(case, mlp_spec):
+    train, schedules, weights, ensemble = case
+    for index, seed in enumerate(SEEDS):
+        run = unroll.train(mlp_spec, train, schedules[index], seed=seed, weights=weights[index])
+        assert tree.same_bits(ensemble.member(index), run.state)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+@pytest.mark.parametrize("group_size", [2, 64])
+def test_batched_on_any_number_of_devices(case, mlp_spec, devices, group_size):
+    """Five models on up to four devices, in one group or several: the same up to rounding."""
+    assert jax.local_device_count() == 4
+    train, schedules, weights, sequential = case
+    batched = unroll.train_ensemble(
+        mlp_spec,
+        train,
+        schedules,
+        seeds=SEEDS,
+        weights=weights,
+        mode="batched",
+        group_size=group_size,
+        mesh=model_mesh(jax.local_devices()[:devices]),
+    )
+    # float32 sums in another order; 1e-5 is about a hundred roundings of weights near 1.
+    chex.assert_trees_all_close(batched.states.params, sequential.states.params, atol=1e-5)
+    np.testing.assert_allclose(batched.losses, sequential.losses, atol=1e-5)
+
+
+def test_convolutions_and_batch_norm_in_a_batch(images):
+    train, _ = images
+    spec = unroll.TrainSpec(
+        unroll.models.build("cnn", num_classes=3, channels=(4,), normalization="batch"),
+        augmentation=unroll.CropAndFlip(padding=1),
+    )
+    schedule = unroll.data.make_schedule(0, len(train), 16, 1)
+    both = [
+        unroll.train_ensemble(spec, train, schedule, seeds=(3, 4), mode=mode)
+        for mode in ("sequential", "batched")
+    ]
+    chex.assert_trees_all_close(both[0].states, both[1].states, atol=1e-5)
+
+
+def test_a_stored_group_is_read_back(case, mlp_spec, tmp_path):
+    train, schedules, weights, _ = case
+    store = unroll.Store(tmp_path)
+    arguments = dict(seeds=SEEDS, weights=weights, mode="batched", group_size=2, store=store)
+    first = unroll.train_ensemble(mlp_spec, train, schedules, **arguments)
+    second = unroll.train_ensemble(mlp_spec, train, schedules, **arguments)
+    assert tree.same_bits(first.states, second.states)
+    assert second.seconds == pytest.approx(first.seconds)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "batched"])
+def test_divergence_names_the_model(case, blobs, mode):
+    train, schedules, _, _ = case
+    spec = unroll.TrainSpec(
+        unroll.models.build("mlp", num_classes=3, hidden=(8,)),
+        objective=unroll.Objective(loss="squared_error"),
+        optimizer=unroll.optax_call("sgd", 1e6),
+    )
+    long = np.concatenate([schedules] * 10, axis=1)
+    with pytest.raises(unroll.DivergenceError, match="diverged"):
+        unroll.train_ensemble(spec, train, long, seeds=SEEDS, mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(seeds=()), "at least one seed"),
+        (dict(mode="pmap"), "unknown ensemble mode"),
+        (dict(seeds=(0, 1)), "5 schedules.*2 seeds"),
+        (dict(weights=np.ones((3, 120))), "3 rows of weights.*5 seeds"),
+    ],
+)
+def test_bad_input(case, mlp_spec, change, message):
+    train, schedules, *_ = case
+    arguments = {"seeds": SEEDS, **change}
+    with pytest.raises(unroll.InputError, match=message):
+        unroll.train_ensemble(mlp_spec, train, schedules, **arguments)
