@@ -40,7 +40,9 @@ def run(config, workdir: Path, store: unroll.Store) -> Path:
     records = read_records(workdir / "records.jsonl")
     report = write_report(records, workdir, title=study.name, config=config.to_dict())
     write_scalars(records, workdir / "tensorboard")
-    Console().print(console_table(records))
+    console = Console()
+    # Without a terminal rich assumes 80 columns, which would break the names of the methods.
+    Console(width=None if console.is_terminal else 110).print(console_table(records))
     return report
 
 

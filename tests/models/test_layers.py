@@ -50,7 +50,8 @@ def test_one_pixel_keeps_a_gradient():
     """One channel per group would make the output constant there."""
     x = normal(4, 2, 1, 1, 16)
     variables = layers.GroupNorm().init(jax.random.key(0), x)
-    gradient = jax.grad(lambda x: jnp.sum(layers.GroupNorm(epsilon=0.1).apply(variables, x) ** 3))
+    layer = layers.GroupNorm(epsilon=0.1)
+    gradient = jax.grad(lambda x: jnp.vdot(jnp.cos(jnp.arange(32.0)), layer.apply(variables, x)))
     assert jnp.any(jnp.abs(gradient(x)) > 1e-3)
 
 
@@ -65,7 +66,8 @@ def test_batch_norm_equals_flax():
     flax = nn.BatchNorm(use_running_average=False, momentum=0.8, use_fast_variance=False)
     expected = flax.apply(flax.init(jax.random.key(0), x), x, mutable=["batch_stats"])
     chex.assert_trees_all_close(train_batch_norm(x), expected, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_close(train_batch_norm(x, jnp.full(6, 0.3)), expected, rtol=1e-5)
+    weighted = train_batch_norm(x, jnp.full(6, 0.3))
+    chex.assert_trees_all_close(weighted, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_batch_norm_evaluation_uses_running_averages():
@@ -85,6 +87,13 @@ def test_weight_zero_is_deletion_in_batch_norm():
     chex.assert_trees_all_close(stats, expected_stats, rtol=1e-5, atol=1e-6)
     full, _ = train_batch_norm(x)
     assert not np.allclose(full[kept], expected, atol=1e-2)
+
+
+def test_running_averages_keep_their_dtype():
+    """A loop over training steps carries them."""
+    with jax.enable_x64(True):
+        _, stats = train_batch_norm(jnp.ones((2, 3, 3, 4), jnp.float64))
+    assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {jnp.dtype("float32")}
 
 
 def test_batch_norm_of_nobody_keeps_the_averages():

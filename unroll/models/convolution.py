@@ -267,7 +267,7 @@ ad.defbilinear(
 ad.defbilinear(
     input_gradient_p,
     lambda ct, dy, kernel, **kw: forward_p.bind(ct, kernel, **kw),
-    lambda ct, dy, kernel, **kw: kernel_gradient_p.bind(ct, dy, **kw),
+    lambda ct, dy, kernel, **kw: kernel_gradient_p.bind(dy, ct, **kw),
 )
 ad.defbilinear(
     kernel_gradient_p,
@@ -348,8 +348,10 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, height', width', features]`."""
         kernel_shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), kernel_shape)
+        initializer = nn.initializers.lecun_normal()
+        kernel = self.param("kernel", initializer, kernel_shape, jnp.float32)
         x = conv2d(x, kernel, self.strides, self.padding)
         if self.use_bias:
-            x = x + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+            initializer = nn.initializers.zeros_init()
+            x = x + self.param("bias", initializer, (self.features,), jnp.float32)
         return x

@@ -108,8 +108,8 @@ class GroupNorm(nn.Module):
         groups = self.num_groups or _default_groups(channels)
         if channels % groups:
             raise InputError(f"GroupNorm: choose num_groups that divides {channels}; got {groups}")
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
         centred = x - _group_mean(x, groups)
         variance = _group_mean(centred * centred, groups)
         return centred * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
@@ -140,18 +140,24 @@ class BatchNorm(nn.Module):
     ) -> jax.Array:
         """Maps `[batch, ..., channels]` to the same shape; weights are `[batch]` or None."""
         channels = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones_init(), channels)
-        bias = self.param("bias", nn.initializers.zeros_init(), channels)
-        mean_store = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        variance_store = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", nn.initializers.ones_init(), channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)
+        mean_store = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        variance_store = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         mean, variance = mean_store.value, variance_store.value
         if train:
             mean, variance, present = _weighted_moments(x, example_weights, mean, variance)
             if self.is_mutable_collection("batch_stats") and not self.is_initializing():
                 rate = (1 - self.momentum) * present
-                mean_store.value += rate * (mean - mean_store.value)
-                variance_store.value += rate * (variance - variance_store.value)
+                _move(mean_store, mean, rate)
+                _move(variance_store, variance, rate)
         return (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+
+
+def _move(store: nn.Variable, target: jax.Array, rate: jax.Array) -> None:
+    """Moves a running average towards its target; keeps its dtype, which a scan carry must."""
+    old = store.value
+    store.value = (old + rate * (target - old)).astype(old.dtype)
 
 
 def _weighted_moments(
