@@ -14,7 +14,7 @@ from pathlib import Path
 import from_config
 import jax
 import workdir as workdirs
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
@@ -28,7 +28,9 @@ from unroll.report.tensorboard import write_scalars
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of the config, with :variant.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Results; runs/<config name> by default.")
 _STORE = flags.DEFINE_string("store", "runs/store", "Checkpoints, shared by all experiments.")
-_CACHE = flags.DEFINE_string("compilation_cache", "runs/compiled", "Compiled programs; '' for none.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache", "runs/compiled", "Compiled programs; '' for none."
+)
 
 
 def run(config, workdir: Path, store: unroll.Store) -> Path:
@@ -49,6 +51,7 @@ def run(config, workdir: Path, store: unroll.Store) -> Path:
 def main(arguments):
     if len(arguments) > 1:
         raise app.UsageError(f"unexpected argument {arguments[1]!r}; options start with --")
+    logging.set_verbosity(logging.WARNING)  # orbax reports every file at INFO
     if _CACHE.value:
         jax.config.update("jax_compilation_cache_dir", str(Path(_CACHE.value).resolve()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -61,9 +61,10 @@ def test_imports_point_downwards(path):
         if words[0] == "unroll":
             other = words[1]
             same_level_siblings = own != other and LEVEL[own] == LEVEL[other]
-            assert LEVEL[other] <= LEVEL[own] and (own in ("tree", "problem") or not (
-                same_level_siblings and own in ("methods", "metrics", "data", "models")
-            )), f"{path.name} ({own}) imports {other}"
+            assert LEVEL[other] <= LEVEL[own] and (
+                own in ("tree", "problem")
+                or not (same_level_siblings and own in ("methods", "metrics", "data", "models"))
+            ), f"{path.name} ({own}) imports {other}"
         elif words[0] in OWNERS:
             assert own in OWNERS[words[0]], f"{own} imports {words[0]}"
 

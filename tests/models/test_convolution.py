@@ -166,6 +166,27 @@ def test_transformations(name):
     assert any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(ours))
 
 
+@pytest.mark.parametrize("batched", list(itertools.product([None, 1], repeat=3))[1:])
+def test_vmap_over_any_of_image_kernel_and_cotangent(batched):
+    """Every operation with one or two batched operands: each row of its batching rule."""
+    x, kernel = operands(image=(5, 4), channels=(2, 3))
+    both = (x, kernel, jnp.cos(conv2d(x, kernel)))
+    stacks = [
+        value if axis is None else jnp.stack([value, value**2, -value], axis)
+        for value, axis in zip(both, batched, strict=True)
+    ]
+
+    def value_and_gradients(convolution, x, kernel, cotangent):
+        y, pullback = jax.vjp(convolution, x, kernel)
+        return y, pullback(cotangent)
+
+    ours, plain = [
+        jax.jit(jax.vmap(partial(value_and_gradients, convolution), batched))(*stacks)
+        for convolution in (conv2d, reference)
+    ]
+    chex.assert_trees_all_close(ours, plain, rtol=1e-12, atol=1e-12)
+
+
 def test_batching_rule_of_other_backends(monkeypatch):
     """Off the CPU, two batched operands become one grouped convolution; it runs here as well."""
     x, kernel = operands(image=(5, 4), channels=(2, 3))

@@ -54,7 +54,14 @@ def series_of(spec, order, examples, state, schedule, direction):
     coefficients = [start] + [zeros_like_state(start) for _ in range(order)]
     weights = jnp.ones(NUM, examples.inputs.dtype)
     return advance_taylor(
-        spec, coefficients, examples, weights, direction, jax.random.key(0), schedule, 0,
+        spec,
+        coefficients,
+        examples,
+        weights,
+        direction,
+        jax.random.key(0),
+        schedule,
+        0,
         len(schedule),
     )
 

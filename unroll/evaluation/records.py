@@ -105,5 +105,7 @@ def read_records(path: str | os.PathLike) -> list[Record]:
         except (json.JSONDecodeError, TypeError) as error:
             if number == len(lines):
                 continue
-            raise InputError(f"{path}:{number} is not a record ({error}); delete the line") from None
+            raise InputError(
+                f"{path}:{number} is not a record ({error}); delete the line"
+            ) from None
     return records

@@ -28,7 +28,7 @@ from unroll.data.dataset import Dataset
 from unroll.data.forget import check_forget_ids, retain_ids
 from unroll.data.schedule import make_schedule
 from unroll.errors import DivergenceError, InputError
-from unroll.evaluation.judge import Judge, Model
+from unroll.evaluation.judge import Judge
 from unroll.evaluation.records import NULL, ORIGINAL, RETRAIN, Record
 from unroll.problem import Method, Problem, Unlearned
 from unroll.training import record as recording

@@ -19,9 +19,7 @@ from unroll.training.run import fit
 from unroll.types import TrainState
 
 
-def gradient_ascent(
-    learning_rate: float = 0.01, epochs: int = 1, batch_size: int = 32
-) -> Method:
+def gradient_ascent(learning_rate: float = 0.01, epochs: int = 1, batch_size: int = 32) -> Method:
     """Plain SGD steps up the loss of the forgotten examples, from the original model.
 
     Args:

@@ -267,7 +267,7 @@ ad.defbilinear(
 ad.defbilinear(
     input_gradient_p,
     lambda ct, dy, kernel, **kw: forward_p.bind(ct, kernel, **kw),
-    lambda ct, dy, kernel, **kw: kernel_gradient_p.bind(dy, ct, **kw),
+    lambda ct, dy, kernel, **kw: kernel_gradient_p.bind(ct, dy, **kw),
 )
 ad.defbilinear(
     kernel_gradient_p,

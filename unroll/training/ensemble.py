@@ -138,7 +138,9 @@ def _one_per_model(array: np.ndarray, dimensions: int, count: int, what: str) ->
     if array.ndim == dimensions:
         return np.broadcast_to(array, (count, *array.shape))
     if array.ndim != dimensions + 1 or len(array) != count:
-        raise InputError(f"{len(array)} {what} for {count} seeds; give one for each, or one for all")
+        raise InputError(
+            f"{len(array)} {what} for {count} seeds; give one for each, or one for all"
+        )
     return array
 
 
@@ -187,9 +189,7 @@ def _advance_batched(
     stop: jax.Array,
 ) -> tuple[TrainState, jax.Array]:
     """`loop.advance` for a group: leading axes of size M, laid out over the mesh."""
-    step_of_all = jax.vmap(
-        functools.partial(train_step, spec), in_axes=(0, None, 0, 0, None, 0)
-    )
+    step_of_all = jax.vmap(functools.partial(train_step, spec), in_axes=(0, None, 0, 0, None, 0))
 
     def local(state, losses, examples, weights, keys, schedules, start, stop):
         def body(step, carry):
@@ -210,9 +210,7 @@ def _advance_batched(
     )(state, losses, examples, weights, keys, schedules, start, stop)
 
 
-def _batched_group(
-    spec, dataset, schedules, seeds, weights, mesh, store, progress
-) -> Ensemble:
+def _batched_group(spec, dataset, schedules, seeds, weights, mesh, store, progress) -> Ensemble:
     """Trains one group to the end; the group is stored as a unit."""
     checked = [check_inputs(spec, dataset, s, w) for s, w in zip(schedules, weights, strict=True)]
     schedules = np.stack([schedule for schedule, _ in checked])
@@ -234,9 +232,7 @@ def _batched_group(
     elapsed = 0.0
 
     place, count = _placement(mesh, len(seeds))
-    examples = jax.device_put(
-        loop.device_examples(dataset), NamedSharding(mesh, PartitionSpec())
-    )
+    examples = jax.device_put(loop.device_examples(dataset), NamedSharding(mesh, PartitionSpec()))
     fixed = place((weights, keys, schedules))
 
     def advance_to(carry, begin, end):

@@ -31,7 +31,7 @@ class Normalize:
 
 @dataclasses.dataclass(frozen=True)
 class CropAndFlip:
-    """Random crop after padding by `padding` pixels of zeros, and a horizontal flip with p = 1/2."""
+    """Random crop after zero padding by `padding` pixels, and a horizontal flip with p = 1/2."""
 
     padding: int = 4
     flip: bool = True

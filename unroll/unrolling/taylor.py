@@ -191,11 +191,12 @@ def taylor_coefficients(
             run.spec, carry, examples, weights, change, run.key, schedule, begin, end
         )
 
-    for position, coefficients in loop.chunks(advance_to, coefficients, start, run.steps):
-        _check_finite(run.spec, coefficients, position)
+    latest = coefficients
+    for position, latest in loop.chunks(advance_to, coefficients, start, run.steps):  # noqa: B007
+        _check_finite(run.spec, latest, position)
         if progress is not None:
             progress(position - start, run.steps - start)
-    return [tree.to_host(state) for state in coefficients]
+    return [tree.to_host(coefficient) for coefficient in latest]
 
 
 def _check_finite(spec: TrainSpec, coefficients: list[TrainState], position: int) -> None:
