@@ -45,6 +45,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.methods = ("replay", "taylor(order=1)")
     elif variant:
         raise ValueError(
-            f"unknown variant {variant!r}; use configs/cifar10_resnet18.py or cifar10_resnet18.py:smoke"
+            f"unknown variant {variant!r}; use cifar10_resnet18.py or cifar10_resnet18.py:smoke"
         )
     return config

@@ -41,7 +41,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.method_seeds = (0,)
     config.independents = 3
     if variant == "smoke":
-        config.dataset = "imdb_reviews(encoding='hashing', vocabulary_size=500, length=50, num_train=200, num_test=100)"
+        config.dataset = (
+            "imdb_reviews(encoding='hashing', vocabulary_size=500, length=50, "
+            "num_train=200, num_test=100)"
+        )
         config.model = "text(vocabulary_size=500, embedding=16, encoder='bag')"
         config.epochs = 1
         config.batch_size = 32

@@ -157,7 +157,7 @@ def test_half_written_entries_are_invisible(mlp_spec, blobs, store, monkeypatch)
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "rename", killed)
+    monkeypatch.setattr(unroll.Store, "_publish", killed)
     with pytest.raises(KeyboardInterrupt):
         store.write("address", 1, {"w": np.ones(3)}, {})
     assert store.steps("address") == []

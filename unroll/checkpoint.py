@@ -127,7 +127,7 @@ class Store:
             if manifest["hash"] != tree.content_hash(value):
                 raise ValueError("the content does not match its hash")
             return value, manifest["metadata"]
-        except Exception as error:  # noqa: BLE001 - any way of being unreadable is corruption
+        except Exception as error:  # any way of being unreadable is corruption
             logger.warning(
                 "stored entry %s is damaged (%s); it is removed and computed again",
                 path,

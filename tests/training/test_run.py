@@ -110,7 +110,6 @@ def test_divergence_names_the_step(blobs):
         optimizer=unroll.optax_call("sgd", learning_rate=1e4),
     )
     schedule = unroll.data.make_schedule(0, 120, batch_size=40, epochs=40)
-    stepwise = None
     with pytest.raises(unroll.DivergenceError, match=r"the loss of step \d+ is not finite") as one:
         unroll.train(spec, blobs[0], schedule)
     with pytest.raises(unroll.DivergenceError) as stepwise:

@@ -1,9 +1,9 @@
 """A study: one deletion request, several training seeds, several methods, all compared honestly.
 
 For each training seed: train the original with recording, retrain its twin, let every method
-unlearn, and judge each result against the twin and against independently retrained models. The rows
-`original` (do nothing), `retrain` (the twin) and `retrain_vs_retrain` (an independent retrain judged
-as if it were unlearned) are always there, whatever methods were asked for.
+unlearn, and judge each result against the twin and against independently retrained models. The
+rows `original` (do nothing), `retrain` (the twin) and `retrain_vs_retrain` (an independent retrain
+judged as if it were unlearned) are always there, whatever methods were asked for.
 
 Two oracles, never mixed (field `oracle` of the records):
 - `twin`: same key, same schedule, forget weights 0. Distances between parameters are measured

@@ -4,8 +4,8 @@
 
 over all trainable parameters, flattened, in float64, not normalised. It means something only
 between coupled models: same key, same schedule, same program. Two independently retrained models
-are about as far apart as two unrelated ones, so the oracle here is always the twin. A small value is
-an engineering result and no certificate: the same weights can come from other data (2110.11891).
+are about as far apart as two unrelated ones, so the oracle here is always the twin. A small value
+is an engineering result and no certificate: the same weights can come from other data (2110.11891).
 """
 
 from __future__ import annotations

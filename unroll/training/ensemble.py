@@ -4,9 +4,9 @@ Two ways to the same models, up to rounding:
 
 - `sequential`: one run after the other through `run.train`. Bit-equal to single runs, shares their
   addresses in the store, and can serve as their twins.
-- `batched`: the step is vmapped over the models of a group, and the group is laid out over the local
-  devices with `jax.shard_map`. The models share one program and need no communication. Not bit-equal
-  to a single run (another order of summation), so never used for twins or replays.
+- `batched`: the step is vmapped over the models of a group, and the group is laid out over the
+  local devices with `jax.shard_map`. The models share one program and need no communication. Not
+  bit-equal to a single run (another order of summation), so never used for twins or replays.
 
 `auto` takes `batched` on accelerators and when there are several devices, and `sequential` on a
 single CPU device for models with convolutions, whose batched form is a grouped convolution (3 to 4
@@ -229,7 +229,7 @@ def _batched_group(spec, dataset, schedules, seeds, weights, mesh, store, progre
     blank = (tree.to_host(blank_state), np.zeros(schedules.shape[:2], np.float32))
     start, state, losses, before = trajectory.begin(blank)
     watch, waiting, previous = Stopwatch(), 0.0, start
-    elapsed = 0.0
+    elapsed, carry = 0.0, (state, losses)
 
     place, count = _placement(mesh, len(seeds))
     examples = jax.device_put(loop.device_examples(dataset), NamedSharding(mesh, PartitionSpec()))
@@ -238,17 +238,17 @@ def _batched_group(spec, dataset, schedules, seeds, weights, mesh, store, progre
     def advance_to(carry, begin, end):
         return _advance_batched(spec, mesh, *carry, examples, *fixed, begin, end)
 
-    for position, (state, losses) in loop.chunks(advance_to, place((state, losses)), start, total):
+    for position, carry in loop.chunks(advance_to, place(carry), start, total):  # noqa: B020
         paused = time.perf_counter()
         elapsed = watch.seconds() - waiting
-        members = jax.tree.map(lambda leaf: np.array(leaf)[:count], (state, losses))
+        members = jax.tree.map(lambda leaf: np.array(leaf)[:count], carry)
         _check_members(members, seeds, previous, position, total)
         trajectory.visit(position, *members, before + elapsed)
         if progress is not None:
             progress(position * count, total)
         previous = position
         waiting += time.perf_counter() - paused
-    state, losses = jax.tree.map(lambda leaf: np.array(leaf)[:count], (state, losses))
+    state, losses = jax.tree.map(lambda leaf: np.array(leaf)[:count], carry)
     return Ensemble(spec, tuple(seeds), state, losses, before + elapsed)
 
 
@@ -268,7 +268,8 @@ def _check_members(members, seeds, start, stop, total) -> None:
     state, losses = members
     for index, seed in enumerate(seeds):
         loop.check_losses(losses[index], start, stop, f" (model with seed {seed})")
-        if stop == total and not tree.is_finite(jax.tree.map(lambda leaf: leaf[index], state)):
+        member = jax.tree.map(lambda leaf, index=index: leaf[index], state)
+        if stop == total and not tree.is_finite(member):
             raise DivergenceError(
                 f"training diverged (model with seed {seed}): the final state is not finite; "
                 "lower the learning rate or clip the gradients"

@@ -37,6 +37,8 @@ from unroll.types import TrainState
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) about twice a second."""
 
+_NO_SNAPSHOTS = Record()
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
@@ -144,7 +146,7 @@ def train(
     *,
     seed: int = 0,
     weights: np.ndarray | None = None,
-    record: Record = Record(),
+    record: Record = _NO_SNAPSHOTS,
     store: checkpoint.Store | None = None,
     progress: Progress | None = None,
     mode: Literal["compiled", "stepwise"] = "compiled",
@@ -216,12 +218,12 @@ def fit(
     """
     schedule, weights = check_inputs(spec, dataset, schedule, weights)
     losses = np.zeros(len(schedule), np.float32)
-    for position, state, _, _ in _iterate(
-        spec, dataset, state, losses, schedule, weights, key, start=start
-    ):
+    latest = state
+    stretches = _iterate(spec, dataset, state, losses, schedule, weights, key, start=start)
+    for position, latest, _, _ in stretches:  # noqa: B007
         if progress is not None:
             progress(position - start, len(schedule) - start)
-    return tree.to_host(state)
+    return tree.to_host(latest)
 
 
 def _iterate(
@@ -237,8 +239,9 @@ def _iterate(
         return advance(spec, *carry, examples, weights, key, schedule, begin, end)
 
     total = len(schedule)
-    for position, (state, losses) in loop.chunks(
-        advance_to, (state, jnp.asarray(losses)), start, total, tuple(boundaries)
+    begin = (state, jnp.asarray(losses))
+    for position, (state, losses) in loop.chunks(  # noqa: B020
+        advance_to, begin, start, total, tuple(boundaries)
     ):
         loop.check_losses(losses, previous, position)
         if position == total and not tree.is_finite(state):
