@@ -1,6 +1,7 @@
 """Shared settings: four virtual CPU devices, reused random keys are errors."""
 
 import os
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
@@ -14,6 +15,7 @@ import pytest  # noqa: E402
 import unroll  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
+_REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +50,22 @@ def recorded_run(blobs, mlp_spec):
 @pytest.fixture(scope="session")
 def problem(recorded_run, blobs):
     return unroll.Problem(recorded_run, np.array([3, 17, 40]), blobs[1])
+
+
+def real_data_dir(dataset: str, version: str) -> Path:
+    """Returns the TFDS folder that holds the real data set, or skips the test and says why."""
+    candidates = [_REPOSITORY.parent / "shared" / "data" / "tfds"]
+    if os.environ.get("TFDS_DATA_DIR"):
+        candidates.insert(0, Path(os.environ["TFDS_DATA_DIR"]).expanduser())
+    for folder in candidates:
+        if (folder / dataset / version / "dataset_info.json").is_file():
+            return folder
+    pytest.skip(
+        "real data not found: set TFDS_DATA_DIR or provide ../shared/data/tfds "
+        f"({dataset} {version} missing)"
+    )
+
+
+@pytest.fixture(name="real_data_dir", scope="session")
+def real_data_dir_fixture():
+    return real_data_dir

@@ -1,8 +1,7 @@
-"""Shared by the data tests: where real data lies, a tiny TFDS build, a check of error texts."""
+"""Shared by the data tests: a tiny TFDS build, a check of error texts."""
 
 import contextlib
 import io
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +9,7 @@ import pytest
 
 from unroll.errors import InputError
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN_SIZE, TEST_SIZE = 10, 4
-
-
-def real_data_dir(dataset: str, version: str) -> Path:
-    """Returns the TFDS folder that holds the real data set, or skips the test and says why."""
-    candidates = [_REPOSITORY.parent / "shared" / "data" / "tfds"]
-    if os.environ.get("TFDS_DATA_DIR"):
-        candidates.insert(0, Path(os.environ["TFDS_DATA_DIR"]).expanduser())
-    for folder in candidates:
-        if (folder / dataset / version / "dataset_info.json").is_file():
-            return folder
-    pytest.skip(
-        "real data not found: set TFDS_DATA_DIR or provide ../shared/data/tfds "
-        f"({dataset} {version} missing)"
-    )
-
-
-@pytest.fixture(name="real_data_dir", scope="session")
-def real_data_dir_fixture():
-    return real_data_dir
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import numpy as np
 
 from unroll.data.dataset import Dataset
 from unroll.data.forget import retain_ids
+from unroll.errors import DivergenceError
 from unroll.metrics.divergence import js_divergence
 from unroll.metrics.membership import loss_attack_auc
 from unroll.metrics.outputs import accuracy, loss, true_class_probability
@@ -60,10 +61,17 @@ class Judge:
         self._labels["test"] = test.labels
 
     def model(self, params: Params, model_state: PyTree) -> Model:
-        """Computes the logits of a model on forget, retain and test set."""
+        """Computes the logits of a model on forget, retain and test set.
+
+        Raises:
+          DivergenceError: if a logit is not finite: the model is broken, whatever its parameters.
+        """
         on_train = predict(self._spec, params, model_state, self._train)
         logits = {split: on_train[ids] for split, ids in self._ids.items()}
         logits["test"] = predict(self._spec, params, model_state, self._test)
+        for split, values in logits.items():
+            if not np.isfinite(values).all():
+                raise DivergenceError(f"the model diverged: logits on the {split} set not finite")
         return Model(params, logits, self._labels)
 
     def compare(

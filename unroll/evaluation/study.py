@@ -191,13 +191,13 @@ class _SeedStudy:
         try:
             with self.progress(f"seed {self.seed}: {method}") as report:
                 result = apply_method(method, method_seed, self.problem, self.store, report)
+            model = self.judge.model(result.params, result.model_state)
         except DivergenceError as error:
             row = self._common(*identity)
             metric = "relative_verification_error"
             return [
                 Record(metric=metric, split=None, value=None, oracle="twin", note=str(error), **row)
             ]
-        model = self.judge.model(result.params, result.model_state)
         costs = self._costs(result.example_gradients, result.seconds)
         return self._row(
             *identity, model, self.independents, costs, note=result.info.get("warning")
