@@ -31,9 +31,11 @@ def make_schedule(
       batch_size: slots per step.
       epochs: number of passes.
       partial: what to do with the last batch of an epoch where `batch_size` does not divide the
-        number of ids. `pad` fills it up with -1: an empty slot, which the training step ignores
-        (it divides by the number of filled slots). `drop` leaves the remaining examples of that
-        epoch out; which ones differs from epoch to epoch.
+        number of ids. `pad` fills it up with -1: an empty slot, which counts like an example
+        of weight 0. The training step divides by the batch size all the same, so a last batch of
+        few examples takes a step that is smaller in proportion and not a noisy step of full
+        size. `drop` leaves the remaining examples of that epoch out; which ones differs from
+        epoch to epoch.
 
     Returns:
       int32 [steps, batch_size].

@@ -62,6 +62,8 @@ class ProgressDisplay:
             last = now
             left = (now - begin) * (total - done) / max(done, 1)
             ending = f"{left:.0f} s left" if done < total else f"done in {now - begin:.1f} s"
-            self.console.print(f"{description}: {done}/{total}, {ending}", highlight=False)
+            self.console.print(
+                f"{description}: {done}/{total}, {ending}", highlight=False, soft_wrap=True
+            )
 
         return report

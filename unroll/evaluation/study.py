@@ -232,9 +232,14 @@ class _SeedStudy:
         )
 
     def _curve(self, method: str, run: Run, points: int = 200) -> Iterator[Record]:
-        """Training losses, averaged over equal stretches so that a long run fits a report."""
+        """Training losses, averaged over equal stretches so that a long run fits a report.
+
+        Padded batches are left out: their loss is a sum over fewer examples divided by B.
+        """
         common = self._common(method, {}, 0)
-        for stretch in np.array_split(np.arange(run.steps), min(points, run.steps)):
+        full = np.flatnonzero((run.schedule >= 0).all(axis=1))
+        steps = full if len(full) else np.arange(run.steps)
+        for stretch in np.array_split(steps, min(points, len(steps))):
             value, at = float(np.mean(run.losses[stretch])), float(stretch.mean())
             yield Record(metric="training_loss", split=None, value=value, at=at, **common)
 

@@ -8,7 +8,7 @@ initial weights:
 for a forget batch of size b seen once in each of m epochs. Here every forgotten example may sit
 anywhere in the schedule, any number of times, among others:
 
-    w'' = w_T + sum_t E_t (1/B_t) sum_{x in x_f and batch t} grad loss(w_0; x)
+    w'' = w_T + sum_t E_t (1/B) sum_{x in x_f and batch t} grad loss(w_0; x)
 
 with E_t the total step size of a gradient that enters at step t: eta_t for plain SGD, and
 `sum_{s>=t} eta_s mu^(s-t)` with momentum, since the trace keeps applying it (see
@@ -61,10 +61,10 @@ def _check(spec: TrainSpec) -> None:
 
 
 def step_size_per_example(run: Run) -> np.ndarray:
-    """Sum over the uses of each example of its total step size over the batch divisor, `[N]`."""
+    """Sum over the uses of each example of its total step size over the batch size, `[N]`."""
     filled = run.schedule >= 0
     sizes = sgd_rule(run.spec.optimizer, run.steps).total_step_sizes()
-    per_use = sizes / np.maximum(filled.sum(axis=1), 1)
+    per_use = sizes / run.schedule.shape[1]
     total = np.zeros(len(run.dataset))
     np.add.at(total, run.schedule[filled], np.broadcast_to(per_use[:, None], filled.shape)[filled])
     return total

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from unroll.evaluation.records import ORIGINAL, RETRAIN, Record
 from unroll.report.style import INK, MUTED, new_figure, plain_axes, section_rows
@@ -54,6 +55,9 @@ def training_curves(records: Sequence[Record]) -> Figure | None:
     axes.set_ylabel(f"Training loss{smoothing}")
     if min(record.value for record in losses) > 0:
         axes.set_yscale("log")
+        # Over less than a decade the default formatter writes powers of ten at every tick.
+        for which in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            which(StrMethodFormatter("{x:g}"))
     plain_axes(axes)
     axes.tick_params(which="minor", colors=MUTED, labelcolor=INK, labelsize=8)
     axes.legend(frameon=False, fontsize=9)

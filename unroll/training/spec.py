@@ -36,9 +36,10 @@ class TrainSpec:
         `example_weights` are passed to its `__call__` if it takes them.
       objective: loss per example and penalties.
       optimizer: an optax expression, see `optax_call`.
-      denominator: `batch` divides the weighted sum of gradients by the number of filled slots of
-        the batch, whatever the weights: removing an example removes its gradient term and nothing
-        else. `renormalise` divides by the sum of the weights.
+      denominator: `batch` divides the weighted sum of gradients by the number of slots B,
+        whatever the weights: removing an example removes its gradient term and nothing else.
+        `renormalise` divides by the sum of the weights; then the few examples of a padded last
+        batch weigh as much as a whole batch.
       preprocess: map from stored inputs to model inputs, for example `Normalize`.
       augmentation: random map of training inputs, keyed per example, for example `CropAndFlip`.
 

@@ -71,7 +71,7 @@ def gather(
       weights: `[N]` example weights omega.
       key: typed key of the run; step and example ids are folded into `fold_in(key, 1)`.
       step: index of the step.
-      slots: int32 `[B]` example ids; -1 marks an empty slot, which gets weight 0.
+      slots: int32 `[B]` example ids; -1 marks an empty slot: an example of weight 0.
     """
     filled = slots >= 0
     ids = jnp.where(filled, slots, 0)
@@ -84,7 +84,7 @@ def gather(
     if spec.augmentation is not None:
         inputs = spec.augmentation(inputs, _fold_in_each(keys, 0))
     if spec.denominator == "batch":
-        denominator = jnp.maximum(filled.sum(), 1).astype(weights.dtype)
+        denominator = jnp.asarray(len(slots), weights.dtype)
     else:
         total = batch_weights.sum()
         denominator = jnp.where(total == 0, jnp.ones_like(total), total)
