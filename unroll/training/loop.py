@@ -130,7 +130,7 @@ def chunks(
       boundaries: steps that must be stopped at.
     """
     stops = sorted({stop for stop in (*boundaries, total) if start < stop <= total})
-    position, length = start, 16
+    position, length = start, 4
     for boundary in stops:
         while position < boundary:
             stop = min(boundary, position + length)
