@@ -4,50 +4,16 @@ python experiments/unlearn.py --config=configs/cifar100.py
 """
 
 import ml_collections
+from default_config import default_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = ml_collections.ConfigDict()
-    config.experiment = "cifar100"
-    config.dataset = "cifar100()"
-    config.corruption = "none"
-    config.forget = "random(fraction=0.01, seed=0)"
-    config.model = "cnn(channels=(16, 32, 64), activation='gelu')"
-    config.objective = ml_collections.ConfigDict(
-        dict(loss="cross_entropy", sd_gamma=0.0, sd_norm="population", l2=0.0)
-    )
-    config.optimizer = ml_collections.ConfigDict(
-        dict(name="sgd", learning_rate=0.05, momentum=0.0, schedule="constant")
-    )
-    config.denominator = "batch"
-    config.augment = False
-    config.epochs = 6
-    config.batch_size = 64
-    config.partial = "pad"
-    config.record_every = 157
-    config.methods = (
-        "replay",
-        "single_gradient",
-        "gradient_ascent",
-        "finetune",
-        "taylor(order=1)",
-        "taylor(order=2)",
-    )
-    config.train_seeds = (0, 1, 2)
-    config.method_seeds = (0,)
-    config.independents = 3
+    config = default_config("cifar100", variant)
     if variant == "smoke":
         config.dataset = "cifar100(num_train=256, num_test=100)"
         config.model = "cnn(channels=(4, 8), activation='gelu')"
-        config.epochs = 1
-        config.batch_size = 32
-        config.record_every = 4
-        config.train_seeds = (0, 1)
-        config.independents = 2
-        config.methods = ("replay", "taylor(order=1)")
-    elif variant:
-        raise ValueError(
-            f"unknown variant {variant!r}; use configs/cifar100.py or cifar100.py:smoke"
-        )
+        return config
+    config.dataset = "cifar100()"
+    config.model = "cnn(channels=(16, 32, 64), activation='gelu')"
     return config

@@ -1,6 +1,7 @@
 """Shared settings: four virtual CPU devices, reused random keys are errors."""
 
 import os
+import sys
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
@@ -16,6 +17,8 @@ import unroll  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
 _REPOSITORY = Path(__file__).resolve().parents[1]
+# Configs import their defaults from beside the scripts.
+sys.path.insert(0, str(_REPOSITORY / "experiments"))
 
 
 @pytest.fixture(scope="session")
