@@ -16,4 +16,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         return config
     config.dataset = "fashion_mnist()"
     config.model = "cnn(channels=(16, 32, 32), activation='gelu')"
+    config.optimizer.learning_rate = 0.02
     return config

@@ -28,7 +28,7 @@ def default_config(experiment: str, variant: str) -> ml_collections.ConfigDict:
         dict(loss="cross_entropy", sd_gamma=0.0, sd_norm="population", l2=0.0)
     )
     config.optimizer = ml_collections.ConfigDict(
-        dict(name="sgd", learning_rate=0.05, momentum=0.0, schedule="constant")
+        dict(name="sgd", learning_rate=0.05, momentum=0.0, schedule="constant", warmup_steps=0)
     )
     config.denominator = "batch"
     config.augment = False

@@ -46,7 +46,7 @@ def build_optimizer(config: ml_collections.ConfigDict, steps: int) -> OptaxCall:
     """The optax expression of `config.optimizer`; the other fields go to the optimiser."""
     options = config.optimizer.to_dict()
     name, rate = options.pop("name"), options.pop("learning_rate")
-    decay, warmup = options.pop("schedule"), options.pop("warmup_steps", 0)
+    decay, warmup = options.pop("schedule"), options.pop("warmup_steps")
     if decay == "cosine":
         rate = unroll.optax_call(
             "warmup_cosine_decay_schedule",
@@ -58,6 +58,10 @@ def build_optimizer(config: ml_collections.ConfigDict, steps: int) -> OptaxCall:
     elif decay == "linear":
         rate = unroll.optax_call(
             "linear_schedule", init_value=rate, end_value=0.0, transition_steps=steps
+        )
+    elif decay == "constant" and warmup:
+        rate = unroll.optax_call(
+            "linear_schedule", init_value=0.0, end_value=rate, transition_steps=warmup
         )
     elif decay != "constant":
         raise InputError(f"unknown schedule {decay!r}; choose constant, cosine or linear")

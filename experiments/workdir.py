@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import ml_collections
@@ -43,7 +42,7 @@ def prepare(workdir: Path, config: ml_collections.ConfigDict) -> Path:
         os.replace(temporary, path)
         records = workdir / "records.jsonl"
         if records.exists():
-            os.replace(records, workdir / f"records-before-{time.time_ns()}.jsonl")
+            os.replace(records, workdir / "records-previous.jsonl")
     except OSError as error:
         raise StoreError(
             f"cannot write to {workdir} ({error.strerror}); choose another --workdir"

@@ -132,14 +132,14 @@ def run_study(
     """
     judge = Judge(study.spec, study.train, study.test, study.forget)
     retain = retain_ids(study.forget, len(study.train))
-    independents = []
+    retrains = []
     for index in range(study.independents):
         seed = INDEPENDENT_SEED + index
         with progress(f"independent retrain {index + 1}/{study.independents}") as report:
             run = _train(study, seed, study.schedule(seed, retain), store, report)
-        independents.append(judge.model(run.state.params, run.state.model_state))
+        retrains.append((judge.model(run.state.params, run.state.model_state), run))
     for index, seed in enumerate(study.train_seeds):
-        yield from _SeedStudy(study, seed, judge, independents, store, progress).records(index)
+        yield from _SeedStudy(study, seed, judge, retrains, store, progress).records(index)
 
 
 def _train(study, seed, schedule, store, report, weights=None, every=0) -> Run:
@@ -158,9 +158,10 @@ def _train(study, seed, schedule, store, report, weights=None, every=0) -> Run:
 class _SeedStudy:
     """The part of a study that belongs to one training seed."""
 
-    def __init__(self, study, seed, judge, independents, store, progress):
+    def __init__(self, study, seed, judge, retrains, store, progress):
         self.study, self.seed, self.judge = study, seed, judge
-        self.independents, self.store, self.progress = independents, store, progress
+        self.retrains, self.store, self.progress = retrains, store, progress
+        self.independents = [model for model, _ in retrains]
         schedule = study.schedule(seed)
         with progress(f"seed {seed}: train") as report:
             self.run = _train(study, seed, schedule, store, report, every=study.record_every)
@@ -179,9 +180,10 @@ class _SeedStudy:
         yield self._row(ORIGINAL, {}, 0, self.original, self.independents, self._costs(0, 0.0))
         costs = self._costs(twin.example_gradients, twin.seconds)
         yield self._row(RETRAIN, {}, 0, self.twin, self.independents, costs)
-        null = self.independents[index % len(self.independents)]
+        null, null_run = self.retrains[index % len(self.retrains)]
         others = [model for model in self.independents if model is not null]
-        yield self._row(NULL, {}, 0, null, others, {})
+        costs = self._costs(null_run.example_gradients, null_run.seconds)
+        yield self._row(NULL, {}, 0, null, others, costs)
         for method in self.study.compared:
             for method_seed in self.study.method_seeds:
                 yield self._judge(method, method_seed)
