@@ -16,6 +16,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         return config
     config.dataset = "cifar10()"
     config.model = "resnet18(width=16, activation='gelu')"
+    config.optimizer.learning_rate = 0.005
     config.epochs = 1
     config.record_every = 50
     config.methods = ("replay", "single_gradient", "taylor(order=1)")

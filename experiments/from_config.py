@@ -55,7 +55,7 @@ def build_optimizer(config: ml_collections.ConfigDict, steps: int) -> OptaxCall:
             warmup_steps=warmup,
             decay_steps=steps,
         )
-    elif decay == "linear":
+    elif decay == "linear" and not warmup:
         rate = unroll.optax_call(
             "linear_schedule", init_value=rate, end_value=0.0, transition_steps=steps
         )
@@ -64,7 +64,9 @@ def build_optimizer(config: ml_collections.ConfigDict, steps: int) -> OptaxCall:
             "linear_schedule", init_value=0.0, end_value=rate, transition_steps=warmup
         )
     elif decay != "constant":
-        raise InputError(f"unknown schedule {decay!r}; choose constant, cosine or linear")
+        raise InputError(
+            f"unknown schedule {decay!r}; choose constant, cosine or (without warmup_steps) linear"
+        )
     if options.get("momentum") == 0.0:
         del options["momentum"]  # optax would carry a trace that is never used
     return unroll.optax_call(name, learning_rate=rate, **options)
