@@ -91,7 +91,10 @@ def build_spec(config: ml_collections.ConfigDict, train: Dataset, steps: int) ->
 def build_study(config: ml_collections.ConfigDict) -> unroll.Study:
     """The study that a config describes."""
     train, test, forget = load_data(config)
-    per_epoch = unroll.data.steps_per_epoch(len(train), config.batch_size, config.partial)
+    steps, retrain_steps = (
+        config.epochs * unroll.data.steps_per_epoch(count, config.batch_size, config.partial)
+        for count in (len(train), len(train) - len(forget))
+    )
     fields = {field.name for field in dataclasses.fields(unroll.Study)}
     shared = {key: value for key, value in config.to_dict().items() if key in fields}
     return unroll.Study(
@@ -100,7 +103,8 @@ def build_study(config: ml_collections.ConfigDict) -> unroll.Study:
             "name": config.experiment,
             "train": train,
             "test": test,
-            "spec": build_spec(config, train, per_epoch * config.epochs),
+            "spec": build_spec(config, train, steps),
+            "independent_spec": build_spec(config, train, retrain_steps),
             "forget": forget,
             "forget_description": config.forget,
             "model_name": config.model,

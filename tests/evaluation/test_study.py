@@ -119,26 +119,53 @@ def test_the_same_study_gives_the_same_records(study, records, tmp_path):
 
 
 def test_an_interrupted_study_goes_on(study, records, tmp_path, monkeypatch):
-    """Stop after some batches; what is in the store is not computed again."""
-    store = unroll.Store(tmp_path)
+    """Stop after the first seed; its training steps are not taken again."""
+    from unroll.training import loop
+
+    taken = []
+    advance = loop.advance
+
+    def counting(*arguments):
+        taken.append(arguments[-1] - arguments[-2])
+        return advance(*arguments)
+
+    monkeypatch.setattr(loop, "advance", counting)
+    flat(study, unroll.Store(tmp_path / "whole"))
+    whole = sum(taken)
+    taken.clear()
+    store = unroll.Store(tmp_path / "interrupted")
     running = run_study(study, store)
-    for _ in range(5):
+    for _ in range(9):  # curves, three rows, three methods with two seeds each but one
         next(running)
     running.close()
-    before = set(store.root.iterdir())
-    resumed = flat(study, store)
-    assert len(resumed) == len(records)
-    assert before < set(store.root.iterdir())
+    first = sum(taken)
+    taken.clear()
+    assert len(flat(study, store)) == len(records)
+    assert 0 < sum(taken) < whole
+    # What the interruption can repeat is less than one method's work.
+    assert whole <= first + sum(taken) <= whole + 16
 
 
 def test_a_diverging_method_is_a_note_and_not_a_number(study):
     broken = dataclasses.replace(
         study, methods=("gradient_ascent(learning_rate=1e30)",), method_seeds=(0,), train_seeds=(0,)
     )
-    missing = [r for r in flat(broken) if r.method == "gradient_ascent"]
-    assert [r.value for r in missing] == [None]
-    assert "diverged" in missing[0].note
-    summarize(flat(broken))
+    records = flat(broken)
+    missing = [r for r in records if r.method == "gradient_ascent"]
+    assert {r.value for r in missing} == {None}
+    assert all("diverged" in r.note for r in missing)
+    # Every metric is missing, not only one: a mean over the seeds that survived would flatter.
+    replayed = {r.metric for r in records if r.method == "retrain"} - {"training_loss"}
+    assert {r.metric for r in missing} == replayed
+    summarize(records)
+
+
+def test_a_method_that_does_not_fit_the_run_loses_nothing_else(study, mlp_spec):
+    adam = dataclasses.replace(mlp_spec, optimizer=unroll.optax_call("adam", 1e-3, eps_root=1e-8))
+    mixed = dataclasses.replace(study, spec=adam, methods=("single_gradient", "replay"))
+    records = flat(mixed)
+    assert all("plain sgd" in r.note for r in records if r.method == "single_gradient")
+    assert set(values(records, "replay", "verification_error", "twin")) == {0.0}
 
 
 def test_forgetting_what_was_never_used_is_said(study):
@@ -156,6 +183,7 @@ def test_forgetting_what_was_never_used_is_said(study):
         (dict(methods=("tailor",)), "unknown method"),
         (dict(train_seeds=()), "at least one training seed"),
         (dict(independents=1), "2 or more"),
+        (dict(train_seeds=(1_000_000,)), "between 0 and"),
         (dict(forget=np.array([], int)), "at least one example"),
     ],
 )

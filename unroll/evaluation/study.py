@@ -28,7 +28,7 @@ from unroll.data.dataset import Dataset
 from unroll.data.forget import check_forget_ids, retain_ids
 from unroll.data.schedule import make_schedule
 from unroll.errors import DivergenceError, InputError
-from unroll.evaluation.judge import Judge
+from unroll.evaluation.judge import Judge, Model
 from unroll.evaluation.records import NULL, ORIGINAL, RETRAIN, Record
 from unroll.problem import Method, Problem, Unlearned
 from unroll.training import record as recording
@@ -36,7 +36,9 @@ from unroll.training.run import Progress, Run, train
 from unroll.training.spec import TrainSpec, description_hash
 
 INDEPENDENT_SEED = 1_000_000
-"""Seeds of the independent retrains start here, far from any training seed."""
+"""Seeds of the independent oracles start here; training seeds must lie below."""
+NULL_SEED = 2_000_000
+"""Seeds of the retrains of the null row start here."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +60,11 @@ class Study:
       partial: what happens to the last batch of an epoch, `pad` or `drop`.
       train_seeds: one original model each; schedule, initialisation and noise follow from it.
       method_seeds: one application of every method each.
-      independents: number of independent retrains, at least 2.
+      independents: number of independent oracles, at least 2. The null row has retrains of its
+        own beside them, one for each training seed: oracles judged against one another would have
+        gaps that cancel.
+      independent_spec: how to train without the forget set, where that differs from `spec`: a
+        learning-rate schedule that ends with the run needs fewer steps then.
       record_every: steps between snapshots of the original run.
 
     Raises:
@@ -79,6 +85,7 @@ class Study:
     train_seeds: tuple[int, ...] = (0, 1, 2)
     method_seeds: tuple[int, ...] = (0,)
     independents: int = 3
+    independent_spec: TrainSpec | None = None
     record_every: int = 50
 
     def __post_init__(self):
@@ -87,7 +94,9 @@ class Study:
         if not self.train_seeds or not self.method_seeds:
             raise InputError("a study needs at least one training seed and one method seed")
         if self.independents < 2:
-            raise InputError("independents must be 2 or more: the null row compares two retrains")
+            raise InputError("independents must be 2 or more: one retrain is no distribution")
+        if not all(0 <= seed < INDEPENDENT_SEED for seed in self.train_seeds):
+            raise InputError(f"training seeds must lie between 0 and {INDEPENDENT_SEED - 1}")
         for text in self.methods:
             methods.method(text)
 
@@ -127,19 +136,32 @@ def run_study(
       progress: opens a progress display for each task.
 
     Raises:
-      DivergenceError: if an original or a retrained model diverges. A method that diverges gets
-        records without a value and a note instead.
+      DivergenceError: if an original or a retrained model diverges. A method that diverges, or
+        whose assumptions the run does not meet, gets records with a note instead of a value.
     """
     judge = Judge(study.spec, study.train, study.test, study.forget)
+    seeds = [INDEPENDENT_SEED + index for index in range(study.independents)]
+    seeds += [NULL_SEED + index for index in range(len(study.train_seeds))]
+    runs = []
+    for number, seed in enumerate(seeds, start=1):
+        with progress(f"independent retrain {number}/{len(seeds)}") as report:
+            runs.append(_train_independent(study, seed, store, report))
+    models = [judge.model(run.state.params, run.state.model_state) for run in runs]
+    oracles, nulls = models[: study.independents], models[study.independents :]
+    for seed, null, run in zip(study.train_seeds, nulls, runs[study.independents :], strict=True):
+        yield from _SeedStudy(study, seed, judge, oracles, store, progress).records(null, run)
+
+
+def _train_independent(study, seed, store, report) -> Run:
     retain = retain_ids(study.forget, len(study.train))
-    retrains = []
-    for index in range(study.independents):
-        seed = INDEPENDENT_SEED + index
-        with progress(f"independent retrain {index + 1}/{study.independents}") as report:
-            run = _train(study, seed, study.schedule(seed, retain), store, report)
-        retrains.append((judge.model(run.state.params, run.state.model_state), run))
-    for index, seed in enumerate(study.train_seeds):
-        yield from _SeedStudy(study, seed, judge, retrains, store, progress).records(index)
+    return train(
+        study.independent_spec or study.spec,
+        study.train,
+        study.schedule(seed, retain),
+        seed=seed,
+        store=store,
+        progress=report,
+    )
 
 
 def _train(study, seed, schedule, store, report, weights=None, every=0) -> Run:
@@ -158,10 +180,9 @@ def _train(study, seed, schedule, store, report, weights=None, every=0) -> Run:
 class _SeedStudy:
     """The part of a study that belongs to one training seed."""
 
-    def __init__(self, study, seed, judge, retrains, store, progress):
+    def __init__(self, study, seed, judge, independents, store, progress):
         self.study, self.seed, self.judge = study, seed, judge
-        self.retrains, self.store, self.progress = retrains, store, progress
-        self.independents = [model for model, _ in retrains]
+        self.independents, self.store, self.progress = independents, store, progress
         schedule = study.schedule(seed)
         with progress(f"seed {seed}: train") as report:
             self.run = _train(study, seed, schedule, store, report, every=study.record_every)
@@ -174,16 +195,15 @@ class _SeedStudy:
             for run in (self.run, self.twin_run)
         )
 
-    def records(self, index: int) -> Iterator[list[Record]]:
+    def records(self, null: Model, null_run: Run) -> Iterator[list[Record]]:
         yield list(self._curve(ORIGINAL, self.run)) + list(self._curve(RETRAIN, self.twin_run))
         twin = self.twin_run
-        yield self._row(ORIGINAL, {}, 0, self.original, self.independents, self._costs(0, 0.0))
-        costs = self._costs(twin.example_gradients, twin.seconds)
-        yield self._row(RETRAIN, {}, 0, self.twin, self.independents, costs)
-        null, null_run = self.retrains[index % len(self.retrains)]
-        others = [model for model in self.independents if model is not null]
-        costs = self._costs(null_run.example_gradients, null_run.seconds)
-        yield self._row(NULL, {}, 0, null, others, costs)
+        for method, model, gradients, seconds in (
+            (ORIGINAL, self.original, 0, 0.0),
+            (RETRAIN, self.twin, twin.example_gradients, twin.seconds),
+            (NULL, null, null_run.example_gradients, null_run.seconds),
+        ):
+            yield self._row((method, {}, 0), model, self._costs(gradients, seconds))
         for method in self.study.compared:
             for method_seed in self.study.method_seeds:
                 yield self._judge(method, method_seed)
@@ -194,23 +214,20 @@ class _SeedStudy:
             with self.progress(f"seed {self.seed}: {method}") as report:
                 result = apply_method(method, method_seed, self.problem, self.store, report)
             model = self.judge.model(result.params, result.model_state)
-        except DivergenceError as error:
-            row = self._common(*identity)
-            metric = "relative_verification_error"
+        except (DivergenceError, InputError) as error:
+            # A method that fails on this run is a row of missing values; the others are not lost.
+            missing = {"value": None, "note": str(error)}
             return [
-                Record(metric=metric, split=None, value=None, oracle="twin", note=str(error), **row)
+                dataclasses.replace(record, **missing)
+                for record in self._row(identity, self.original, {})
             ]
         costs = self._costs(result.example_gradients, result.seconds)
-        return self._row(
-            *identity, model, self.independents, costs, note=result.info.get("warning")
-        )
+        return self._row(identity, model, costs, note=result.info.get("warning"))
 
-    def _row(self, method, hyperparameters, method_seed, model, independents, costs, note=None):
-        common = self._common(method, hyperparameters, method_seed)
-        return [
-            Record(**{"note": note, **found}, **costs, **common)
-            for found in self.judge.compare(model, self.original, self.twin, independents)
-        ]
+    def _row(self, identity, model, costs, note=None) -> list[Record]:
+        compared = self.judge.compare(model, self.original, self.twin, self.independents)
+        common = self._common(*identity)
+        return [Record(**{"note": note, **found}, **costs, **common) for found in compared]
 
     def _costs(self, example_gradients: float, seconds: float) -> dict[str, float | None]:
         reference = self.twin_run
