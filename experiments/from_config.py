@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 import unroll
 from unroll.calls import parse_call
 from unroll.data import Dataset
+from unroll.data.options import call_with_options
 from unroll.errors import InputError
 from unroll.training.optimizer import OptaxCall
+from unroll.training.step import initial_state
 
 
 def load_data(config: ml_collections.ConfigDict) -> tuple[Dataset, Dataset, np.ndarray]:
@@ -26,6 +30,7 @@ def load_data(config: ml_collections.ConfigDict) -> tuple[Dataset, Dataset, np.n
     forget = unroll.data.select(train, kind, **choice)
     if name == "imdb_reviews" and options.get("encoding", "vocabulary") == "vocabulary":
         train, test = unroll.data.load(name, **options, exclude_ids=tuple(forget.tolist()))
+        train = _corrupt(train, config.corruption)
     return train, test, forget
 
 
@@ -39,7 +44,7 @@ def _corrupt(train: Dataset, text: str) -> Dataset:
     }
     if name not in corruptions:
         raise InputError(f"unknown corruption {name!r}; choose one of {sorted(corruptions)}")
-    return corruptions[name](train, **options)
+    return call_with_options(corruptions[name], name, train, **options)
 
 
 def build_optimizer(config: ml_collections.ConfigDict, steps: int) -> OptaxCall:
@@ -89,12 +94,30 @@ def build_spec(config: ml_collections.ConfigDict, train: Dataset, steps: int) ->
 
 
 def build_study(config: ml_collections.ConfigDict) -> unroll.Study:
-    """The study that a config describes."""
+    """The study that a config describes.
+
+    Raises:
+      InputError: whatever is wrong with it.
+    """
+    try:
+        return _build_study(config)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        # A value of the wrong kind, deep inside the library that was given it.
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the config has a value that does not work: {reason}") from error
+
+
+def _build_study(config: ml_collections.ConfigDict) -> unroll.Study:
     train, test, forget = load_data(config)
     steps, retrain_steps = (
         config.epochs * unroll.data.steps_per_epoch(count, config.batch_size, config.partial)
         for count in (len(train), len(train) - len(forget))
     )
+    spec = build_spec(config, train, steps)
+    # Shapes only: a model or an optimiser that does not work fails here and not after the loading.
+    jax.eval_shape(lambda: initial_state(spec, jax.random.key(0), jnp.asarray(train.inputs[:1])))
     fields = {field.name for field in dataclasses.fields(unroll.Study)}
     shared = {key: value for key, value in config.to_dict().items() if key in fields}
     return unroll.Study(
@@ -103,7 +126,7 @@ def build_study(config: ml_collections.ConfigDict) -> unroll.Study:
             "name": config.experiment,
             "train": train,
             "test": test,
-            "spec": build_spec(config, train, steps),
+            "spec": spec,
             "independent_spec": build_spec(config, train, retrain_steps),
             "forget": forget,
             "forget_description": config.forget,

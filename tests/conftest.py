@@ -51,8 +51,8 @@ def recorded_run(blobs, mlp_spec):
 
 
 @pytest.fixture(scope="session")
-def problem(recorded_run, blobs):
-    return unroll.Problem(recorded_run, np.array([3, 17, 40]), blobs[1])
+def problem(recorded_run):
+    return unroll.Problem(recorded_run, np.array([3, 17, 40]))
 
 
 def real_data_dir(dataset: str, version: str) -> Path:

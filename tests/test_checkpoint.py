@@ -1,5 +1,7 @@
 """The store: atomic entries, damage, resumption, and kills at random moments."""
 
+import dataclasses
+import functools
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 
 import chex
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -256,3 +259,113 @@ def test_ten_kills_at_random_moments(tmp_path, kind):
     assert resumed == expected
     assert hits >= 5
     assert not [p for p in folder.rglob(".*") if p.is_dir() and p.parent.parent != folder]
+
+
+# What belongs to the identity of a run.
+
+
+class Scaled(nn.Module):
+    initializer: object
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, kernel_init=self.initializer)(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opaque:
+    value: object
+
+
+def top_level_initializer(key, shape, dtype=np.float32):
+    return jax.random.normal(key, shape, dtype)
+
+
+@pytest.mark.parametrize(
+    "initializer",
+    [nn.initializers.normal(0.1), lambda *_: 0, functools.partial(top_level_initializer)],
+)
+def test_functions_without_a_name_are_refused(initializer):
+    """Closures of one scope share their name: one run would be read back as the other."""
+    with pytest.raises(unroll.InputError, match="cannot be named"):
+        unroll.TrainSpec(Scaled(initializer))
+
+
+def test_named_functions_and_described_objects_are_fine():
+    assert "top_level_initializer" in str(
+        unroll.TrainSpec(Scaled(top_level_initializer)).describe()
+    )
+    with pytest.raises(unroll.InputError, match="has no description"):
+        unroll.TrainSpec(Scaled(Opaque(object())))
+
+
+def test_settings_of_jax_are_part_of_the_address(recorded_run):
+    from unroll.training.run import environment
+
+    before = environment(recorded_run.spec)
+    with jax.default_matmul_precision("highest"):
+        assert environment(recorded_run.spec) != before
+    with jax.enable_x64(True):
+        assert environment(recorded_run.spec) != before
+    assert environment(recorded_run.spec) == before
+
+
+def test_a_wanted_snapshot_is_not_discarded_as_progress(mlp_spec, blobs, store, monkeypatch):
+    """Killed with progress at step 4, then continued with a record of every fourth step."""
+    from unroll.training import loop
+
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 0.0)  # every chunk is as short as can be
+    running = []
+
+    def stop(done, total):
+        running.append(done)
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(mlp_spec, blobs[0], store, progress=stop)
+    run = train(mlp_spec, blobs[0], store, record=unroll.Record(every=4))
+    assert tree.is_finite(run.snapshots[4])
+    assert {4, 8, 12} <= set(store.steps(run.address))
+
+
+def test_an_entry_that_cannot_be_removed_does_not_stop_the_run(
+    mlp_spec, blobs, store, reference, monkeypatch
+):
+    run = train(mlp_spec, blobs[0], store)
+    flip_byte(largest_file(entry_of(store, run) / "tree"))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    assert tree.same_bits(train(mlp_spec, blobs[0], store).state, reference.state)
+
+
+def test_arrays_of_the_caller_are_copied(mlp_spec):
+    inputs = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    schedule = np.arange(8, dtype=np.int32).reshape(2, 4)
+    data = unroll.data.Dataset("own", inputs, np.zeros(8, int), 3)
+    run = unroll.train(mlp_spec, data, schedule)
+    fingerprint = data.fingerprint
+    inputs[:] = 0
+    schedule[:] = 0
+    again = dataclasses.replace(data)
+    assert again.fingerprint == fingerprint
+    assert run.schedule.max() == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(seed=2**32), "below 2\\*\\*32"),
+        (dict(seed=1.5), "whole number"),
+        (dict(mode="scan"), "unknown mode"),
+    ],
+)
+def test_bad_arguments(mlp_spec, blobs, change, message):
+    with pytest.raises(unroll.InputError, match=message):
+        unroll.train(mlp_spec, blobs[0], SCHEDULE, **change)
+
+
+def test_tokens_must_be_known_to_the_model():
+    model = unroll.models.build("text", num_classes=2, vocabulary_size=10)
+    data = unroll.data.Dataset("text", np.full((4, 5), 10, np.int32), np.zeros(4, int), 2)
+    with pytest.raises(unroll.InputError, match="same vocabulary_size"):
+        unroll.train(unroll.TrainSpec(model), data, np.arange(4).reshape(1, 4))

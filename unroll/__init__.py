@@ -5,7 +5,7 @@
 >>> spec = unroll.TrainSpec(unroll.models.build("mlp", num_classes=10))
 >>> schedule = unroll.data.make_schedule(seed=0, ids=len(train), batch_size=32, epochs=1)
 >>> run = unroll.train(spec, train, schedule, record=unroll.Record(every=50))
->>> problem = unroll.Problem(run, unroll.data.random_ids(train, fraction=0.01), test)
+>>> problem = unroll.Problem(run, unroll.data.random_ids(train, fraction=0.01))
 >>> retrained = unroll.unlearn("retrain", problem)
 >>> unlearned = unroll.unlearn("taylor(order=2)", problem)
 >>> unroll.verification_error(unlearned.params, retrained.params) < 0.01

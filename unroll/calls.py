@@ -36,7 +36,7 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
         if node.args or any(word.arg is None for word in node.keywords):
             raise ValueError("arguments need names")
         return match[1], {word.arg: ast.literal_eval(word.value) for word in node.keywords}
-    except (SyntaxError, ValueError, AttributeError) as error:
+    except (SyntaxError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).split("\n")[0]
         raise InputError(
             f"cannot read {text!r} ({reason}); write a name or a call such as taylor(order=2)"

@@ -38,7 +38,10 @@ from unroll.types import PyTree
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Version of the stored format; part of every address."""
+"""Version of what is stored and of how it is computed; part of every address.
+
+Raise it with every change of the library after which an equal specification gives other bits.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +93,10 @@ class Store:
                 f"no space: {size / 2**20:.0f} MiB to store, {free / 2**20:.0f} MiB free under "
                 f"{self.root}; free some space and start again, finished work is kept"
             )
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{target.name}-{uuid.uuid4().hex}"
         manifest = {"format": FORMAT, "hash": tree.content_hash(value), "metadata": metadata}
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             ocp.save(temporary / "tree", value)
             (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
             self._publish(temporary, target)
@@ -124,10 +127,14 @@ class Store:
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
             value = tree.to_host(ocp.load(path / "tree", tree.to_host(target)))
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
             if manifest["hash"] != tree.content_hash(value):
                 raise ValueError("the content does not match its hash")
             return value, manifest["metadata"]
-        except Exception as error:  # any way of being unreadable is corruption
+        except (MemoryError, PermissionError):
+            raise  # says nothing about the entry
+        except Exception as error:  # any other way of being unreadable is damage
             logger.warning(
                 "stored entry %s is damaged (%s); it is removed and computed again",
                 path,

@@ -1,8 +1,7 @@
 """What a deletion request is: a run, the ids to forget, and what a method may touch.
 
-A method declares what it needs; it receives an `Access` that hands out exactly that and counts what
-the method spends. Using something undeclared is an error, so that "without the retain set" in a
-table is a fact and not a promise.
+A method declares which models and data it needs and receives an `Access` that hands out no others,
+so that "without the retain set" in a table is a fact and not a promise.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from unroll.types import Params, PyTree, TrainState
 
 NEEDS = ("original", "run", "forget", "retain", "held_out")
 """What can be declared: the trained state; the recorded run with its training data; the forgotten
-examples; the retained examples; data that was never trained on."""
+examples; the retained examples; data that was never trained on. The specification and the ids to
+forget are nobody's secret."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,6 @@ class Problem:
     Attributes:
       run: the recorded original run.
       forget: ids of the training examples to forget; may be empty.
-      test: examples that were never trained on, for judging.
       held_out: examples never trained on that a method may use; none by default.
       store: where retrained models are looked up and kept.
 
@@ -47,7 +46,6 @@ class Problem:
 
     run: Run
     forget: np.ndarray
-    test: Dataset
     held_out: Dataset | None = None
     store: Store | None = None
 

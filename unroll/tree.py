@@ -66,12 +66,17 @@ def norm(tree: PyTree) -> float:
     return float(np.linalg.norm(flatten(tree)))
 
 
+def is_floating(leaf) -> bool:
+    """Whether a leaf holds real or complex numbers; numpy alone does not know bfloat16."""
+    return jax.dtypes.issubdtype(jax.dtypes.result_type(leaf), np.inexact)
+
+
 def is_finite(tree: PyTree) -> bool:
     """Whether no floating-point entry is NaN or infinite."""
     return all(
         bool(np.isfinite(np.asarray(leaf)).all())
         for leaf in jax.tree.leaves(tree)
-        if np.issubdtype(np.asarray(leaf).dtype, np.inexact)
+        if is_floating(leaf)
     )
 
 

@@ -83,7 +83,8 @@ def test_costs_are_relative_to_the_twin(records):
     by_method = {r.method: r for r in records if r.metric == "mia"}
     assert by_method["retrain"].cost_ratio_gradients == 1.0
     assert by_method["original"].cost_ratio_gradients == 0.0
-    assert by_method["taylor"].cost_ratio_gradients == pytest.approx(3.0, abs=1.0)
+    # Both seeds use a forgotten example before the first snapshot at step 4: from the start on.
+    assert by_method["taylor"].cost_ratio_gradients == 3.0
     # The independent retrain never sees the three forgotten examples.
     assert by_method["retrain_vs_retrain"].cost_ratio_gradients == pytest.approx(117 / 120)
 

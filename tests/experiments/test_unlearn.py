@@ -90,12 +90,15 @@ MISTAKES = {
     "unknown dataset": (["--config.dataset=mnits()"], "mnits"),
     "unknown model": (["--config.model=resnet()"], "unknown model"),
     "unknown option": (["--config.model=mlp(width=3)"], "width"),
-    "id out of range": (["--config.forget=ids(ids=(5000,))"], "5000"),
-    "repeated id": (["--config.forget=ids(ids=(5,5))"], "5"),
+    "id out of range": (["--config.forget=ids(ids=(5000,))"], "id 5000"),
+    "repeated id": (["--config.forget=ids(ids=(5,5))"], "id 5 .*twice"),
     "no id": (["--config.forget=ids(ids=())"], "at least one example"),
     "everything": (["--config.forget=random(fraction=1.0)"], "every|all"),
     "missing data": (["--config.dataset=cifar10()"], "download_and_prepare"),
     "unknown schedule": (["--config.optimizer.schedule=step"], "unknown schedule"),
+    "wrong hyper-parameter": (["--config.methods=('taylor(order=1.5)',)"], "whole number"),
+    "wrong option type": (["--config.model=mlp(hidden=5)"], "does not work"),
+    "unknown corruption option": (["--config.corruption=mislabel(foo=1)"], "foo"),
     "unknown optimiser": (["--config.optimizer.name=sdg"], "sdg"),
 }
 

@@ -154,10 +154,10 @@ def pair(name: str, train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
 def _read_only(value):
     if not isinstance(value, np.ndarray):
         return value
-    # A view, so that the caller's own array stays writable.
-    view = value.view()
-    view.flags.writeable = False
-    return view
+    # A copy of what the caller could still write to: the fingerprint must stay true.
+    own = value.copy() if value.flags.writeable else value.view()
+    own.flags.writeable = False
+    return own
 
 
 def _checked_inputs(inputs: np.ndarray) -> np.ndarray:

@@ -186,7 +186,7 @@ class _SeedStudy:
         schedule = study.schedule(seed)
         with progress(f"seed {seed}: train") as report:
             self.run = _train(study, seed, schedule, store, report, every=study.record_every)
-        self.problem = Problem(self.run, study.forget, study.test, store=store)
+        self.problem = Problem(self.run, study.forget, store=store)
         weights = self.problem.twin_weights
         with progress(f"seed {seed}: retrain") as report:
             self.twin_run = _train(study, seed, schedule, store, report, weights=weights)

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from unroll.checks import positive_number, whole_number
 from unroll.data.schedule import make_schedule
 from unroll.problem import Method, Unlearned
 from unroll.training.optimizer import optax_call
@@ -22,6 +23,9 @@ def finetune(learning_rate: float = 0.05, epochs: int = 1, batch_size: int = 64)
       epochs: passes over the retain set.
       batch_size: examples per step.
     """
+    positive_number("learning_rate", learning_rate)
+    whole_number("epochs", epochs)
+    whole_number("batch_size", batch_size)
 
     def unlearn(key, access):
         data, original = access.retain_data, access.original

@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from unroll.checks import positive_number, whole_number
 from unroll.data.schedule import make_schedule
 from unroll.problem import Method, Unlearned
 from unroll.training.optimizer import optax_call
@@ -27,6 +28,9 @@ def gradient_ascent(learning_rate: float = 0.01, epochs: int = 1, batch_size: in
       epochs: passes over the forget set.
       batch_size: examples per step.
     """
+    positive_number("learning_rate", learning_rate)
+    whole_number("epochs", epochs)
+    whole_number("batch_size", batch_size)
 
     def unlearn(key, access):
         data, original = access.forget_data, access.original

@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from unroll import tree
+from unroll.data.dataset import Dataset
 from unroll.errors import InputError
 from unroll.problem import Method, Unlearned
 from unroll.training.optimizer import sgd_rule
 from unroll.training.run import Run
-from unroll.training.spec import TrainSpec
-from unroll.training.step import Batch, Examples, batch_loss, gather
-from unroll.types import Params, TrainState
+from unroll.training.spec import TrainSpec, apply_model
+from unroll.types import Params
 
 
 def single_gradient() -> Method:
@@ -37,23 +37,34 @@ def single_gradient() -> Method:
 
     Raises (when called):
       InputError: for an optimiser other than sgd, a `renormalise` denominator (the divisor of the
-        twin differs, which no sum of gradients can express), or augmentation (the gradient of an
-        augmented example is another one at every use).
+        twin differs, which no sum of gradients can express), augmentation or dropout (the gradient
+        of an example is another one at every use), or a model with running statistics (an
+        example's gradient depends on its batch).
     """
 
     def unlearn(key, access):
         del key
         run, ids = access.run, access.forget_ids
-        _check(run.spec)
-        coefficients = step_size_per_example(run)[ids] * run.weights[ids]
-        gradient = weighted_gradient(run.spec, run, run.snapshots[0], ids, coefficients)
+        check_assumptions(run)
+        if not len(ids):
+            return Unlearned(run.state.params, run.state.model_state, example_gradients=0)
+        weights = step_size_per_example(run)[ids] * run.weights[ids]
+        start = run.snapshots[0].params
+        gradient = weighted_gradient(run.spec, start, run.dataset.take(ids), weights)
         params = jax.tree.map(lambda w, g: (w + g).astype(w.dtype), run.state.params, gradient)
         return Unlearned(params, run.state.model_state, example_gradients=len(ids))
 
     return Method("single_gradient", {}, frozenset({"run"}), unlearn)
 
 
-def _check(spec: TrainSpec) -> None:
+def check_assumptions(run: Run) -> None:
+    """Raises `InputError` if a gradient at w_0 cannot stand for those of the run."""
+    spec = run.spec
+    dropout = [name for name in ("dropout", "input_dropout") if getattr(spec.model, name, 0)]
+    if dropout:
+        raise InputError(f"single_gradient needs training without dropout; set {dropout[0]}=0.0")
+    if run.state.model_state:
+        raise InputError("single_gradient needs a model without batch normalisation; use group")
     if spec.denominator != "batch":
         raise InputError("single_gradient needs TrainSpec(denominator='batch')")
     if spec.augmentation is not None:
@@ -72,35 +83,27 @@ def step_size_per_example(run: Run) -> np.ndarray:
 
 @jax.jit(static_argnames=("spec",))
 def _weighted_gradient(
-    spec: TrainSpec, state: TrainState, examples: Examples, weights: jax.Array, key: jax.Array
+    spec: TrainSpec, params: Params, inputs: jax.Array, labels: jax.Array, weights: jax.Array
 ) -> Params:
-    slots = jnp.arange(len(weights))
-    batch: Batch = gather(spec, examples, weights, key, jnp.zeros((), jnp.int32), slots)
-    batch = batch._replace(denominator=jnp.ones_like(batch.denominator))
+    if spec.preprocess is not None:
+        inputs = spec.preprocess(inputs)
 
-    def example_part(params):
-        return batch_loss(spec, params, state.model_state, batch)[0] - spec.objective.penalty(
-            params
-        )
+    def weighted_loss(params):
+        logits, _ = apply_model(spec, params, {}, inputs, train=True)
+        return jnp.vdot(weights, spec.objective.example_losses(logits, labels))
 
-    return jax.grad(example_part)(state.params)
+    return jax.grad(weighted_loss)(params)
 
 
 def weighted_gradient(
-    spec: TrainSpec,
-    run: Run,
-    state: TrainState,
-    ids: np.ndarray,
-    coefficients: np.ndarray,
-    batch_size: int = 256,
+    spec: TrainSpec, params: Params, data: Dataset, weights: np.ndarray, batch_size: int = 256
 ) -> Params:
-    """`sum_n coefficients[n] * grad loss(state; example ids[n])`, without the penalties."""
-    data = run.dataset
-    total = jax.tree.map(np.zeros_like, state.params)
-    for begin in range(0, len(ids), batch_size):
-        chosen = ids[begin : begin + batch_size]
-        examples = Examples(jnp.asarray(data.inputs[chosen]), jnp.asarray(data.labels[chosen]))
-        weights = jnp.asarray(coefficients[begin : begin + batch_size], jnp.float32)
-        part = _weighted_gradient(spec, state, examples, weights, run.key)
-        total = jax.tree.map(np.add, total, tree.to_host(part))
+    """`sum_n weights[n] * grad loss(params; example n)`, without the penalties of the objective."""
+    total = jax.tree.map(np.zeros_like, params)
+    for begin in range(0, len(data), batch_size):
+        part = slice(begin, begin + batch_size)
+        gradient = _weighted_gradient(
+            spec, params, data.inputs[part], data.labels[part], weights[part].astype(np.float32)
+        )
+        total = jax.tree.map(np.add, total, tree.to_host(gradient))
     return total

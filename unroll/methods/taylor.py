@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unroll.checks import whole_number
 from unroll.data.schedule import first_use
 from unroll.problem import Method, Unlearned
 from unroll.unrolling.taylor import last_term_norm, sum_series, taylor_coefficients, without
@@ -15,8 +16,9 @@ def taylor(order: int = 1) -> Method:
     terms (1 + 2 for order 1: a gradient and a Hessian-vector product).
 
     Args:
-      order: highest order K, at least 1.
+      order: highest order K, at least 1 (order 0 is doing nothing).
     """
+    whole_number("order", order)
 
     def unlearn(key, access):
         del key

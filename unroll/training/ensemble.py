@@ -8,9 +8,8 @@ Two ways to the same models, up to rounding:
   local devices with `jax.shard_map`. The models share one program and need no communication. Not
   bit-equal to a single run (another order of summation), so never used for twins or replays.
 
-`auto` takes `batched` on accelerators and when there are several devices, and `sequential` on a
-single CPU device for models with convolutions, whose batched form is a grouped convolution (3 to 4
-times slower per model).
+`auto` takes `sequential` on a single CPU device for models with convolutions, where batching gains
+nothing, and `batched` otherwise.
 
 Rejected: `jax.pmap`, which is the old form of the same, and data parallelism inside one model: the
 models of this library are small and many.
@@ -30,6 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unroll import tree
 from unroll.checkpoint import Store
+from unroll.checks import seed_number, whole_number
 from unroll.data.dataset import Dataset
 from unroll.errors import DivergenceError, InputError
 from unroll.training import loop
@@ -104,13 +104,15 @@ def train_ensemble(
     count = len(seeds)
     if not count:
         raise InputError("an ensemble needs at least one seed")
+    seeds = tuple(seed_number(seed) for seed in seeds)
+    whole_number("group_size", group_size)
     weights = np.ones(len(dataset), np.float32) if weights is None else weights
     schedules = _one_per_model(schedules, 2, count, "schedules")
     weights = _one_per_model(weights, 1, count, "rows of weights")
     if mode not in ("auto", "sequential", "batched"):
         raise InputError(f"unknown ensemble mode {mode!r}; choose auto, sequential or batched")
     if mode == "auto":
-        mode = _faster_mode(dataset)
+        mode = _faster_mode(spec, dataset)
     if mode == "sequential":
         return _sequential(spec, dataset, schedules, seeds, weights, store, progress)
     mesh = mesh if mesh is not None else model_mesh()
@@ -144,10 +146,14 @@ def _one_per_model(array: np.ndarray, dimensions: int, count: int, what: str) ->
     return array
 
 
-def _faster_mode(dataset: Dataset) -> str:
-    several = jax.local_device_count() > 1 or jax.default_backend() != "cpu"
-    images = dataset.inputs.ndim == 4 and dataset.inputs[0].size > 1024
-    return "batched" if several or not images else "sequential"
+def _faster_mode(spec: TrainSpec, dataset: Dataset) -> str:
+    if jax.local_device_count() > 1 or jax.default_backend() != "cpu":
+        return "batched"
+    state = jax.eval_shape(
+        lambda: initial_state(spec, jax.random.key(0), jnp.asarray(dataset.inputs[:1]))
+    )
+    convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
+    return "sequential" if convolutions else "batched"
 
 
 def _shifted(progress: Progress | None, before: int, count: int) -> Progress | None:
@@ -159,17 +165,12 @@ def _shifted(progress: Progress | None, before: int, count: int) -> Progress | N
 def _sequential(spec, dataset, schedules, seeds, weights, store, progress) -> Ensemble:
     runs: list[Run] = []
     for index, seed in enumerate(seeds):
-        runs.append(
-            train(
-                spec,
-                dataset,
-                schedules[index],
-                seed=seed,
-                weights=weights[index],
-                store=store,
-                progress=_shifted(progress, index, len(seeds)),
-            )
-        )
+        report = _shifted(progress, index, len(seeds))
+        settings = dict(seed=seed, weights=weights[index], store=store, progress=report)
+        try:
+            runs.append(train(spec, dataset, schedules[index], **settings))
+        except DivergenceError as error:
+            raise DivergenceError(f"model with seed {seed}: {error}") from None
     states = jax.tree.map(lambda *leaves: np.stack(leaves), *(run.state for run in runs))
     losses = np.stack([run.losses for run in runs])
     return Ensemble(spec, tuple(seeds), states, losses, sum(run.seconds for run in runs))

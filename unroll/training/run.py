@@ -14,6 +14,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
+import inspect
+import os
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -23,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unroll import checkpoint, tree
+from unroll.checks import seed_number
 from unroll.data.dataset import Dataset
 from unroll.data.schedule import validate_schedule
 from unroll.errors import DivergenceError, InputError
@@ -32,6 +36,7 @@ from unroll.training.spec import TrainSpec, description_hash
 from unroll.training.step import initial_state
 from unroll.training.timing import Stopwatch
 from unroll.training.trajectory import Trajectory
+from unroll.training.transforms import Normalize
 from unroll.types import TrainState
 
 Progress = Callable[[int, int], None]
@@ -101,9 +106,33 @@ def run_identity(
         "schedule": _array_hash(schedule),
         "weights": _array_hash(weights),
         "program": "single",
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
+        **environment(spec),
     }
+
+
+def environment(spec: TrainSpec) -> dict[str, Any]:
+    """What else the bits of a run depend on: versions, settings of jax, the code of the model.
+
+    The code of the library itself stands behind `checkpoint.FORMAT`, that of a model of the user's
+    behind the hash of its class. Two CPUs of different make count as one kind of device.
+    """
+    packages = ("jax", "jaxlib", "flax", "optax")
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "device": jax.devices()[0].device_kind,
+        "x64": jax.config.jax_enable_x64,
+        "prng": jax.config.jax_default_prng_impl,
+        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "code": [_source_hash(type(part)) for part in (spec.model, spec.objective)],
+    }
+
+
+def _source_hash(kind: type) -> str | None:
+    try:
+        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+        return None
 
 
 def _array_hash(array: np.ndarray) -> str:
@@ -120,7 +149,9 @@ def check_inputs(
       InputError: if the schedule or the weights do not fit the training set, or the inputs are raw
         images and the specification does not say how to scale them.
     """
-    schedule = validate_schedule(schedule, len(dataset))
+    # A copy: the caller may go on using the array, and a run must stay what it was.
+    schedule = validate_schedule(schedule, len(dataset)).copy()
+    _check_model_inputs(spec, dataset)
     if dataset.inputs.dtype == np.uint8 and spec.preprocess is None:
         raise InputError(
             f"{dataset.name} holds uint8 images; set TrainSpec(preprocess=Normalize(mean, std))"
@@ -137,6 +168,20 @@ def check_inputs(
             f"the weight of example {int(np.argmin(np.isfinite(weights)))} is not finite"
         )
     return schedule, weights
+
+
+def _check_model_inputs(spec: TrainSpec, dataset: Dataset) -> None:
+    if isinstance(spec.preprocess, Normalize) and dataset.inputs.dtype != np.uint8:
+        raise InputError(
+            f"Normalize divides by 255, but {dataset.name} holds {dataset.inputs.dtype}; "
+            "leave preprocess out"
+        )
+    words = getattr(spec.model, "vocabulary_size", None)
+    if words is not None and dataset.inputs.max() >= words:
+        raise InputError(
+            f"{dataset.name} has token {dataset.inputs.max()}, but the model knows {words}; "
+            "give data and model the same vocabulary_size"
+        )
 
 
 def train(
@@ -172,6 +217,9 @@ def train(
       DivergenceError: if a loss or the final state is not finite; the message names the step.
       StoreError: if the store cannot be written.
     """
+    if mode not in ("compiled", "stepwise"):
+        raise InputError(f"unknown mode {mode!r}; choose compiled or stepwise")
+    seed = seed_number(seed)
     schedule, weights = check_inputs(spec, dataset, schedule, weights)
     identity = run_identity(spec, dataset, seed, schedule, weights)
     trajectory = Trajectory(store, description_hash(identity), identity, record, len(schedule))

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import sys
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -61,6 +62,7 @@ class TrainSpec:
             )
         if not isinstance(self.optimizer, OptaxCall):
             raise InputError('describe the optimiser: optax_call("sgd", learning_rate=0.1)')
+        self.describe()
         try:
             hash(self)
         except TypeError as error:
@@ -88,8 +90,31 @@ def _describe(value: Any) -> Any:
         }
         return {"type": _type_name(type(value)), **fields}
     if callable(value):
-        return _type_name(value)
+        return _importable_name(value)
+    if type(value).__repr__ is object.__repr__:
+        raise InputError(
+            f"{type(value).__name__} in the specification has no description; make it a frozen "
+            "dataclass, so that a stored run can be told apart from others"
+        )
     return repr(value)
+
+
+def _importable_name(value: Any) -> str:
+    """Module and name of a function, if they lead back to it.
+
+    Two closures or lambdas of one scope share their name; a run stored under it could be read back
+    as the result of the other.
+    """
+    name = getattr(value, "__qualname__", None)
+    found = sys.modules.get(getattr(value, "__module__", None))
+    for part in (name or "").split("."):
+        found = getattr(found, part, None)
+    if name is None or found is not value:
+        raise InputError(
+            f"{value!r} in the specification cannot be named; use a function defined at the top "
+            "level of a module, or a string that the model looks up"
+        )
+    return _type_name(value)
 
 
 def _type_name(value: Any) -> str:

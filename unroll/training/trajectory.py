@@ -51,17 +51,19 @@ class Trajectory:
         if self.store is None:
             return 0, *blank, 0.0
         target = {"state": blank[0], "losses": blank[1]}
+        refused: set[int] = set()  # damaged entries that could not be removed
         while True:
-            stored = self.store.steps(self.address)
+            stored = [step for step in self.store.steps(self.address) if step not in refused]
             missing = [step for step in self.wanted if step and step not in stored]
             limit = missing[0] if missing else self.total
             step = max((step for step in stored if step <= limit), default=0)
             if step == 0:
                 return 0, *blank, 0.0
             entry = self.store.read(self.address, step, target)
+            refused.add(step)
             if entry is not None:
                 value, metadata = entry
-                if metadata["kind"] == "progress":
+                if metadata["kind"] == "progress" and step not in self.wanted:
                     self._progress_step = step
                 return step, value["state"], value["losses"], metadata["seconds"]
 

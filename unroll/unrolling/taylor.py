@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unroll import tree
+from unroll.checks import whole_number
 from unroll.errors import DivergenceError, InputError
 from unroll.training import loop
 from unroll.training.run import Progress, Run
@@ -62,7 +63,7 @@ def derivatives(function, order: int):
 def _split(state: TrainState) -> tuple[list[jax.Array], list[jax.Array], object]:
     """Floating-point leaves, other leaves (step counters), and how to join them again."""
     leaves, structure = jax.tree.flatten(state)
-    floating = [jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) for leaf in leaves]
+    floating = [tree.is_floating(leaf) for leaf in leaves]
 
     def join(moving, fixed):
         moving, fixed = iter(moving), iter(fixed)
@@ -138,9 +139,7 @@ def advance_taylor(
 def zeros_like_state(state: TrainState) -> TrainState:
     """A coefficient that is zero, with the integer leaves of the state."""
     return jax.tree.map(
-        lambda leaf: (
-            np.zeros_like(leaf) if np.issubdtype(np.asarray(leaf).dtype, np.inexact) else leaf
-        ),
+        lambda leaf: np.zeros_like(leaf) if tree.is_floating(leaf) else leaf,
         state,
     )
 
@@ -171,8 +170,7 @@ def taylor_coefficients(
       InputError: on an order below 1, or a direction that acts before `start`.
       DivergenceError: if a coefficient is not finite.
     """
-    if order < 1:
-        raise InputError(f"taylor order {order}: choose 1 or more (order 0 is doing nothing)")
+    whole_number("order", order)
     moved = np.flatnonzero(direction)
     if np.isin(run.schedule[:start], moved).any():
         raise InputError(
@@ -205,7 +203,7 @@ def _check_finite(spec: TrainSpec, coefficients: list[TrainState], position: int
             hint = (
                 "adam's square root has no derivative where a gradient is exactly 0: train with "
                 "eps_root=1e-8"
-                if "adam" in spec.optimizer.name
+                if "adam" in str(spec.optimizer)
                 else "the series diverges here: choose a lower order, a smaller forget set or a "
                 "lower learning rate"
             )
@@ -218,7 +216,7 @@ def sum_series(coefficients: list[TrainState], epsilon: float = 1.0) -> TrainSta
     """The truncated series at eps: `sum_k c_k eps^k`, integer leaves from c_0."""
 
     def total(*leaves: np.ndarray) -> np.ndarray:
-        if not np.issubdtype(leaves[0].dtype, np.inexact):
+        if not tree.is_floating(leaves[0]):
             return leaves[0]
         series = sum(np.asarray(leaf, np.float64) * epsilon**k for k, leaf in enumerate(leaves))
         return series.astype(leaves[0].dtype)
