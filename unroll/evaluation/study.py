@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,7 +33,7 @@ from unroll.evaluation.judge import Judge, Model
 from unroll.evaluation.records import NULL, ORIGINAL, RETRAIN, Record
 from unroll.problem import Method, Problem, Unlearned
 from unroll.training import record as recording
-from unroll.training.run import Progress, Run, train
+from unroll.training.run import Progress, Run, source_hash, train
 from unroll.training.spec import TrainSpec, description_hash
 
 INDEPENDENT_SEED = 1_000_000
@@ -268,7 +269,8 @@ def apply_method(
 ) -> Unlearned:
     """Applies a method, or reads its result back if the store has it.
 
-    The address covers the run, the forget set, the method with its hyper-parameters, and the seed.
+    The address covers the run, the forget set, the method with its hyper-parameters and the code of
+    its file, and the seed.
     """
     if store is None:
         return method(jax.random.key(seed), problem, progress)
@@ -280,6 +282,7 @@ def apply_method(
         "method": method.name,
         "hyperparameters": method.hyperparameters,
         "seed": seed,
+        "code": source_hash(inspect.getmodule(method.unlearn)),
     }
     address = description_hash(identity)
     state = problem.run.state

@@ -124,13 +124,14 @@ def environment(spec: TrainSpec) -> dict[str, Any]:
         "prng": jax.config.jax_default_prng_impl,
         "matmul_precision": jax.config.jax_default_matmul_precision,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "code": [_source_hash(type(part)) for part in (spec.model, spec.objective)],
+        "code": [source_hash(type(part)) for part in (spec.model, spec.objective)],
     }
 
 
-def _source_hash(kind: type) -> str | None:
+def source_hash(thing: Any) -> str | None:
+    """SHA-256 of the source text of a class, function or module; `None` where there is none."""
     try:
-        return hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+        return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()
     except (OSError, TypeError):  # typed into an interpreter that keeps no source
         return None
 
