@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-import jax
-import numpy as np
-
 from unroll.checks import positive_number, whole_number
-from unroll.data.schedule import make_schedule
 from unroll.problem import Method, Unlearned
-from unroll.training.optimizer import optax_call
-from unroll.training.run import fit
-from unroll.types import TrainState
+from unroll.training.further import further_sgd
 
 
 def finetune(learning_rate: float = 0.05, epochs: int = 1, batch_size: int = 64) -> Method:
@@ -28,17 +20,18 @@ def finetune(learning_rate: float = 0.05, epochs: int = 1, batch_size: int = 64)
     whole_number("batch_size", batch_size)
 
     def unlearn(key, access):
-        data, original = access.retain_data, access.original
-        spec = dataclasses.replace(
-            access.spec, optimizer=optax_call("sgd", learning_rate=learning_rate)
+        data = access.retain_data
+        state = further_sgd(
+            access.spec,
+            access.original,
+            data,
+            1.0,
+            key,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            progress=access.progress,
         )
-        state = TrainState(
-            original.params, spec.optimizer.build().init(original.params), original.model_state
-        )
-        seed = int(jax.random.key_data(key)[-1])
-        schedule = make_schedule(seed, len(data), min(batch_size, len(data)), epochs)
-        weights = np.ones(len(data), np.float32)
-        state = fit(spec, data, state, schedule, weights, key, progress=access.progress)
         return Unlearned(state.params, state.model_state, epochs * len(data))
 
     return Method(

@@ -7,17 +7,9 @@ to Forget*, arXiv 2509.26427).
 
 from __future__ import annotations
 
-import dataclasses
-
-import jax
-import numpy as np
-
 from unroll.checks import positive_number, whole_number
-from unroll.data.schedule import make_schedule
 from unroll.problem import Method, Unlearned
-from unroll.training.optimizer import optax_call
-from unroll.training.run import fit
-from unroll.types import TrainState
+from unroll.training.further import further_sgd
 
 
 def gradient_ascent(learning_rate: float = 0.01, epochs: int = 1, batch_size: int = 32) -> Method:
@@ -33,19 +25,18 @@ def gradient_ascent(learning_rate: float = 0.01, epochs: int = 1, batch_size: in
     whole_number("batch_size", batch_size)
 
     def unlearn(key, access):
-        data, original = access.forget_data, access.original
-        spec = dataclasses.replace(
+        data = access.forget_data
+        state = further_sgd(
             access.spec,
-            optimizer=optax_call("sgd", learning_rate=learning_rate),
-            denominator="batch",
+            access.original,
+            data,
+            -1.0,
+            key,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            progress=access.progress,
         )
-        state = TrainState(
-            original.params, spec.optimizer.build().init(original.params), original.model_state
-        )
-        seed = int(jax.random.key_data(key)[-1])
-        schedule = make_schedule(seed, len(data), min(batch_size, len(data)), epochs)
-        weights = -np.ones(len(data), np.float32)
-        state = fit(spec, data, state, schedule, weights, key, progress=access.progress)
         return Unlearned(state.params, state.model_state, epochs * len(data))
 
     return Method(
