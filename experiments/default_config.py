@@ -30,6 +30,9 @@ def default_config(experiment: str, variant: str) -> ml_collections.ConfigDict:
     config.optimizer = ml_collections.ConfigDict(
         dict(name="sgd", learning_rate=0.05, momentum=0.0, schedule="constant", warmup_steps=0)
     )
+    # Unset, they are not passed on; taylor through adam needs eps_root > 0.
+    config.optimizer.eps_root = ml_collections.config_dict.placeholder(float)
+    config.optimizer.weight_decay = ml_collections.config_dict.placeholder(float)
     config.denominator = "batch"
     config.augment = False
     config.epochs = 1 if smoke else 6

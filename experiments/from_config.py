@@ -49,7 +49,7 @@ def _corrupt(train: Dataset, text: str) -> Dataset:
 
 def build_optimizer(config: ml_collections.ConfigDict, steps: int) -> OptaxCall:
     """The optax expression of `config.optimizer`; the other fields go to the optimiser."""
-    options = config.optimizer.to_dict()
+    options = {key: value for key, value in config.optimizer.to_dict().items() if value is not None}
     name, rate = options.pop("name"), options.pop("learning_rate")
     decay, warmup = options.pop("schedule"), options.pop("warmup_steps")
     if decay == "cosine":

@@ -68,6 +68,30 @@ def test_digits_smoke_run_and_its_repetition(tmp_path):
     assert check_workdir(workdir)[1] == rows
 
 
+def test_another_optimiser(tmp_path):
+    result = unlearn(
+        config_path("digits.py:smoke"),
+        "--config.optimizer.name=adamw",
+        "--config.optimizer.learning_rate=0.003",
+        "--config.optimizer.eps_root=1e-8",
+        "--config.optimizer.weight_decay=0.01",
+        "--config.methods=('taylor(order=1)','single_gradient')",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    _, rows = check_workdir(tmp_path / "runs" / "digits-smoke")
+    errors = {
+        method: [
+            row["value"]
+            for row in rows
+            if row["method"] == method and row["metric"] == "relative_verification_error"
+        ]
+        for method in ("taylor", "single_gradient")
+    }
+    assert len(errors["taylor"]) == 2 and None not in errors["taylor"]
+    assert errors["single_gradient"] == [None, None]  # refused: not plain sgd
+
+
 def test_overrides_reach_the_run(tmp_path):
     result = unlearn(
         config_path("digits.py:smoke"),
