@@ -3,8 +3,8 @@
 python experiments/unlearn.py --config=configs/cifar10.py
 
 Measured on 2 CPU cores, the subset of 15000 training and 3000 test images, 3 seeds, 7 minutes:
-relative verification error 0.10 +- 0.05 (order 1, 2.4 times the seconds of retraining) and
-0.02 +- 0.05 (order 2, 5 times), 1.7 +- 1.1 (single gradient), 0 exactly (replay); test accuracy
+relative verification error 0.10 +- 0.05 (order 1, 2.3 times the seconds of retraining) and
+0.02 +- 0.05 (order 2, 4.7 times), 1.7 +- 1.1 (single gradient), 0 exactly (replay); test accuracy
 0.56.
 """
 
