@@ -166,3 +166,30 @@ def test_renaming_a_dataset_keeps_the_address(recorded_run):
     assert dataclasses.replace(recorded_run, dataset=renamed).address == recorded_run.address
     heavier = dataclasses.replace(recorded_run, weights=recorded_run.weights * 2)
     assert heavier.address != recorded_run.address
+
+
+def test_a_run_may_start_from_a_given_state(blobs, mlp_spec, tmp_path):
+    """Two runs of 8 steps, the second from where the first ended, are the run of 16 steps."""
+    train = blobs[0]
+    schedule = unroll.data.make_schedule(0, len(train), batch_size=15, epochs=2)
+    whole = unroll.train(mlp_spec, train, schedule)
+    first = unroll.train(mlp_spec, train, schedule[:8])
+    store = unroll.Store(tmp_path)
+    second = unroll.train(mlp_spec, train, schedule[8:], initial=first.state, store=store)
+    assert tree.same_bits(second.state, whole.state)
+    assert tree.same_bits(second.snapshots[0], first.state)
+    plain = unroll.train(mlp_spec, train, schedule[8:], store=store)
+    assert plain.address != second.address
+    assert not tree.same_bits(plain.state, second.state)
+    problem = unroll.Problem(second, np.array([3, 17]))
+    twin = unroll.unlearn("retrain", problem)
+    assert tree.same_bits(twin.params, unroll.unlearn("replay", problem).params)
+
+
+def test_an_initial_state_of_another_model_is_refused(blobs, mlp_spec):
+    train = blobs[0]
+    schedule = unroll.data.make_schedule(0, len(train), batch_size=15, epochs=1)
+    other = unroll.TrainSpec(unroll.models.build("mlp", num_classes=3, hidden=(4,)))
+    state = initial_state(other, jax.random.key(0), train.inputs)
+    with pytest.raises(unroll.InputError, match="does not fit the specification"):
+        unroll.train(mlp_spec, train, schedule, initial=state)

@@ -21,6 +21,7 @@ def retrain() -> Method:
             run.schedule,
             seed=run.seed,
             weights=access.twin_weights,
+            initial=None if run.initial is None else run.snapshots[0],
             store=access.store,
             progress=access.progress,
         )

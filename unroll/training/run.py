@@ -59,6 +59,7 @@ class Run:
       snapshots: recorded states by step, 0 and T included.
       losses: `[T]` training loss before each step.
       seconds: time spent in the steps, compilation not counted.
+      initial: content hash of the state it was started from; `None` if the seed made that state.
     """
 
     spec: TrainSpec
@@ -70,6 +71,7 @@ class Run:
     snapshots: Snapshots
     losses: np.ndarray
     seconds: float
+    initial: str | None = None
 
     @property
     def steps(self) -> int:
@@ -90,15 +92,23 @@ class Run:
     def address(self) -> str:
         """Hash of everything that determines the run."""
         return description_hash(
-            run_identity(self.spec, self.dataset, self.seed, self.schedule, self.weights)
+            run_identity(
+                self.spec, self.dataset, self.seed, self.schedule, self.weights, self.initial
+            )
         )
 
 
 def run_identity(
-    spec: TrainSpec, dataset: Dataset, seed: int, schedule: np.ndarray, weights: np.ndarray
+    spec: TrainSpec,
+    dataset: Dataset,
+    seed: int,
+    schedule: np.ndarray,
+    weights: np.ndarray,
+    initial: str | None = None,
 ) -> dict[str, Any]:
     """What determines a run's bits, as a JSON-able dictionary; its hash is the store's address."""
     return {
+        **({} if initial is None else {"initial": initial}),
         "format": checkpoint.FORMAT,
         "spec": spec.describe(),
         "dataset": dataset.fingerprint,
@@ -192,6 +202,7 @@ def train(
     *,
     seed: int = 0,
     weights: np.ndarray | None = None,
+    initial: TrainState | None = None,
     record: Record = _NO_SNAPSHOTS,
     store: checkpoint.Store | None = None,
     progress: Progress | None = None,
@@ -208,6 +219,8 @@ def train(
       schedule: int32 `[T, B]`, see `unroll.data.make_schedule`.
       seed: seed of initialisation, augmentation and dropout.
       weights: `[N]` example weights, all 1 by default.
+      initial: state to start from, for example a pretrained model's; by default
+        the seed makes one.
       record: which states to keep; in the store if there is one, else in memory.
       store: where finished and partial runs live.
       progress: called with (steps done, steps in all).
@@ -222,12 +235,14 @@ def train(
         raise InputError(f"unknown mode {mode!r}; choose compiled or stepwise")
     seed = seed_number(seed)
     schedule, weights = check_inputs(spec, dataset, schedule, weights)
-    identity = run_identity(spec, dataset, seed, schedule, weights)
+    made = tree.to_host(initial_state(spec, jax.random.key(seed), dataset.inputs))
+    first, initial_hash = made, None
+    if initial is not None:
+        first = _check_initial(initial, made)
+        initial_hash = tree.content_hash(first)
+    identity = run_identity(spec, dataset, seed, schedule, weights, initial_hash)
     trajectory = Trajectory(store, description_hash(identity), identity, record, len(schedule))
-    blank = (
-        tree.to_host(initial_state(spec, jax.random.key(seed), dataset.inputs)),
-        np.zeros(len(schedule), np.float32),
-    )
+    blank = (first, np.zeros(len(schedule), np.float32))
     start, state, losses, seconds = trajectory.begin(blank)
     if start < len(schedule):
         arguments = (spec, dataset, state, losses, schedule, weights, jax.random.key(seed))
@@ -242,8 +257,33 @@ def train(
     elif progress is not None:
         progress(len(schedule), len(schedule))
     return Run(
-        spec, dataset, seed, schedule, weights, state, trajectory.snapshots(), losses, seconds
+        spec,
+        dataset,
+        seed,
+        schedule,
+        weights,
+        state,
+        trajectory.snapshots(),
+        losses,
+        seconds,
+        initial_hash,
     )
+
+
+def _check_initial(initial: TrainState, made: TrainState) -> TrainState:
+    """The given first state on the host, if it has the leaves of a state of this specification."""
+
+    def form(state: TrainState) -> tuple:
+        leaves, structure = jax.tree.flatten(state)
+        return structure, [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
+
+    initial = tree.to_host(initial)
+    if form(initial) != form(made):
+        raise InputError(
+            "the initial state does not fit the specification: it has other parameters or another "
+            "optimiser's state; give the state of a run with the same model and optimiser"
+        )
+    return initial
 
 
 def fit(
