@@ -25,7 +25,17 @@ def default_config(experiment: str, variant: str) -> ml_collections.ConfigDict:
     config.forget = "random(fraction=0.01, seed=0)"
     config.model = ""
     config.objective = ml_collections.ConfigDict(
-        dict(loss="cross_entropy", sd_gamma=0.0, sd_norm="population", l2=0.0)
+        dict(
+            loss="cross_entropy",
+            sd_gamma=0.0,
+            sd_norm="population",
+            sd_decay=1.0,
+            sd_decay_every=0,
+            l2=0.0,
+            hessian_gamma=0.0,
+            singular_gamma=0.0,
+            singular_iterations=1,
+        )
     )
     config.optimizer = ml_collections.ConfigDict(
         dict(name="sgd", learning_rate=0.05, momentum=0.0, schedule="constant", warmup_steps=0)

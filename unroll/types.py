@@ -21,8 +21,11 @@ class TrainState(NamedTuple):
       opt_state: state of the optax transformation.
       model_state: the other variable collections of the model, for example `batch_stats`; an empty
         dict for most models.
+      objective_state: memory of an objective that has one (the vector of the singular-value
+        penalty, like `params`); else an empty tuple, which has no leaves.
     """
 
     params: Params
     opt_state: PyTree
     model_state: PyTree
+    objective_state: PyTree = ()

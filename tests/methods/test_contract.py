@@ -19,11 +19,17 @@ ROWS = [
     "retrain",
     "replay",
     "single_gradient",
+    "checkpointed_gradient",
+    "amnesiac",
+    "amnesiac(only='forget')",
     "gradient_ascent(learning_rate=0.01)",
     "finetune(learning_rate=0.05)",
     "taylor(order=1)",
     "taylor(order=2)",
     "taylor(order=3)",
+    "sampled(examples=8)",
+    "deltagrad(period=3)",
+    "segments(count=4, examples=32, rank=3)",
 ]
 
 

@@ -10,11 +10,16 @@ from collections.abc import Callable
 
 from unroll.calls import parse_call
 from unroll.errors import InputError
+from unroll.methods.amnesiac import amnesiac
+from unroll.methods.checkpointed_gradient import checkpointed_gradient
+from unroll.methods.deltagrad import deltagrad
 from unroll.methods.finetune import finetune
 from unroll.methods.gradient_ascent import gradient_ascent
 from unroll.methods.original import original
 from unroll.methods.replay import replay
 from unroll.methods.retrain import retrain
+from unroll.methods.sampled import sampled
+from unroll.methods.segments import segments
 from unroll.methods.single_gradient import single_gradient
 from unroll.methods.taylor import taylor
 from unroll.problem import Method
@@ -24,8 +29,13 @@ METHODS: dict[str, Callable[..., Method]] = {
     "retrain": retrain,
     "replay": replay,
     "single_gradient": single_gradient,
+    "checkpointed_gradient": checkpointed_gradient,
+    "amnesiac": amnesiac,
     "gradient_ascent": gradient_ascent,
     "finetune": finetune,
+    "sampled": sampled,
+    "segments": segments,
+    "deltagrad": deltagrad,
     "taylor": taylor,
 }
 
@@ -51,12 +61,17 @@ def method(text: str) -> Method:
 
 __all__ = [
     "METHODS",
+    "amnesiac",
+    "checkpointed_gradient",
+    "deltagrad",
     "finetune",
     "gradient_ascent",
     "method",
     "original",
     "replay",
     "retrain",
+    "sampled",
+    "segments",
     "single_gradient",
     "taylor",
 ]

@@ -1,109 +1,81 @@
-"""Single-gradient unlearning at w_0 (Thudi et al., *Unrolling SGD*, arXiv 2109.13398, section 4).
+"""Single-gradient unlearning (Thudi et al., *Unrolling SGD*, arXiv 2109.13398, section 4).
 
 The paper adds back what plain SGD took out along the forget batch, with the gradient frozen at the
-initial weights:
+weights w_0 from which the run is unrolled:
 
     w'' = w_t + (eta m / b) sum_{x in x_f} grad L(w_0; x)
 
 for a forget batch of size b seen once in each of m epochs. Here every forgotten example may sit
 anywhere in the schedule, any number of times, among others:
 
-    w'' = w_T + sum_t E_t (1/B) sum_{x in x_f and batch t} grad loss(w_0; x)
+    w'' = w_T + sum_t R_t (1/B) sum_{x in x_f and batch t} omega[x] grad loss(w_start; x)
 
-with E_t the total step size of a gradient that enters at step t: eta_t for plain SGD, and
-`sum_{s>=t} eta_s mu^(s-t)` with momentum, since the trace keeps applying it (see
-`SGDRule.total_step_sizes`). Curvature is ignored altogether; that is the method, and the reason
-why it ends farther away than doing nothing once eta * t * sigma is large.
+R_t is how far a gradient that enters at step t moves the final weights: eta_t for plain SGD; with
+momentum the trace applies it again and again, and an l2 penalty shrinks it afterwards by
+prod_{s>t} (1 - eta_s lambda). Both factors are exact (`unrolling.step_response`). The curvature of
+the loss is ignored altogether; that is the method, and the reason why it ends farther away than
+doing nothing once eta * t * sigma is large.
+
+Design: `start` may be a later recorded step, as the paper's w_0 is a pretrained model; run and twin
+must still agree there. Rejected: counting only the uses from `start` on, which would leave the
+earlier ones in the model and say nothing.
 """
 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from unroll import tree
-from unroll.data.dataset import Dataset
-from unroll.errors import InputError
+from unroll.checks import whole_number
+from unroll.data.schedule import uses
+from unroll.errors import DivergenceError, InputError
 from unroll.problem import Method, Unlearned
-from unroll.training.optimizer import sgd_rule
 from unroll.training.run import Run
-from unroll.training.spec import TrainSpec, apply_model
-from unroll.types import Params
+from unroll.unrolling.forget_gradient import check_assumptions, weighted_gradient
+from unroll.unrolling.step_response import left_out, response_per_example
 
 
-def single_gradient() -> Method:
-    """Adds the forgotten examples' gradients at w_0, scaled by their total step sizes.
+def single_gradient(start: int = 0) -> Method:
+    """Adds the forgotten examples' gradients at w_start, scaled by their step responses.
+
+    Args:
+      start: recorded step at which the gradients are taken; 0 is the start of the run.
 
     Raises (when called):
-      InputError: for an optimiser other than sgd, a `renormalise` denominator (the divisor of the
-        twin differs, which no sum of gradients can express), augmentation or dropout (the gradient
-        of an example is another one at every use), or a model with running statistics (an
-        example's gradient depends on its batch).
+      InputError: for an optimiser other than sgd, a `renormalise` denominator, augmentation,
+        dropout, a model with running statistics (see `forget_gradient.check_assumptions`), a
+        `start` that is not recorded, or one after the first use of a forgotten example.
+      DivergenceError: if a gradient is not finite.
     """
+    whole_number("start", start, least=0)
 
     def unlearn(key, access):
         del key
         run, ids = access.run, access.forget_ids
-        check_assumptions(run)
+        check_assumptions(run, "single_gradient")
+        weights = response_per_example(run)[ids] * run.weights[ids]
+        _check_start(run, ids, start)
         if not len(ids):
             return Unlearned(run.state.params, run.state.model_state, example_gradients=0)
-        weights = step_size_per_example(run)[ids] * run.weights[ids]
-        start = run.snapshots[0].params
-        gradient = weighted_gradient(run.spec, start, run.dataset.take(ids), weights)
-        params = jax.tree.map(lambda w, g: (w + g).astype(w.dtype), run.state.params, gradient)
-        return Unlearned(params, run.state.model_state, example_gradients=len(ids))
-
-    return Method("single_gradient", {}, frozenset({"run"}), unlearn)
-
-
-def check_assumptions(run: Run) -> None:
-    """Raises `InputError` if a gradient at w_0 cannot stand for those of the run."""
-    spec = run.spec
-    dropout = [name for name in ("dropout", "input_dropout") if getattr(spec.model, name, 0)]
-    if dropout:
-        raise InputError(f"single_gradient needs training without dropout; set {dropout[0]}=0.0")
-    if run.state.model_state:
-        raise InputError("single_gradient needs a model without batch normalisation; use group")
-    if spec.denominator != "batch":
-        raise InputError("single_gradient needs TrainSpec(denominator='batch')")
-    if spec.augmentation is not None:
-        raise InputError("single_gradient needs training without augmentation")
-
-
-def step_size_per_example(run: Run) -> np.ndarray:
-    """Sum over the uses of each example of its total step size over the batch size, `[N]`."""
-    filled = run.schedule >= 0
-    sizes = sgd_rule(run.spec.optimizer, run.steps).total_step_sizes()
-    per_use = sizes / run.schedule.shape[1]
-    total = np.zeros(len(run.dataset))
-    np.add.at(total, run.schedule[filled], np.broadcast_to(per_use[:, None], filled.shape)[filled])
-    return total
-
-
-@jax.jit(static_argnames=("spec",))
-def _weighted_gradient(
-    spec: TrainSpec, params: Params, inputs: jax.Array, labels: jax.Array, weights: jax.Array
-) -> Params:
-    if spec.preprocess is not None:
-        inputs = spec.preprocess(inputs)
-
-    def weighted_loss(params):
-        logits, _ = apply_model(spec, params, {}, inputs, train=True)
-        return jnp.vdot(weights, spec.objective.example_losses(logits, labels))
-
-    return jax.grad(weighted_loss)(params)
-
-
-def weighted_gradient(
-    spec: TrainSpec, params: Params, data: Dataset, weights: np.ndarray, batch_size: int = 256
-) -> Params:
-    """`sum_n weights[n] * grad loss(params; example n)`, without the penalties of the objective."""
-    total = jax.tree.map(np.zeros_like, params)
-    for begin in range(0, len(data), batch_size):
-        part = slice(begin, begin + batch_size)
-        gradient = _weighted_gradient(
-            spec, params, data.inputs[part], data.labels[part], weights[part].astype(np.float32)
+        gradient = weighted_gradient(
+            run.spec, run.snapshots[start].params, run.dataset.take(ids), weights
         )
-        total = jax.tree.map(np.add, total, tree.to_host(gradient))
-    return total
+        params = jax.tree.map(lambda w, g: (w + g).astype(w.dtype), run.state.params, gradient)
+        if not tree.is_finite(params):
+            raise DivergenceError(f"single_gradient: a gradient at step {start} is not finite")
+        return Unlearned(params, run.state.model_state, len(ids), info=left_out(run))
+
+    return Method("single_gradient", {"start": start}, frozenset({"run"}), unlearn)
+
+
+def _check_start(run: Run, ids, start: int) -> None:
+    if start not in list(run.snapshots):  # `in` alone would read the state from the store
+        raise InputError(
+            f"single_gradient: step {start} is not recorded; train with "
+            f"record=Record(steps=({start},)) or choose one of {list(run.snapshots)[:8]}"
+        )
+    if len(ids) and uses(run.schedule[:start], ids).any():
+        raise InputError(
+            f"single_gradient: forgotten examples are used before step {start}; choose an earlier "
+            "start, or train the second stage as a run of its own with initial=..."
+        )

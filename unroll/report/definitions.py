@@ -106,6 +106,14 @@ metric_definitions: dict[str, Definition] = {
         ideal="retrain",
         direction="two-sided",
     ),
+    "privacy_risk": Definition(
+        "Privacy risk",
+        "Mean probability, at even odds, that a forget example was a member, judged by its "
+        "modified entropy against shadow models (Song and Mittal; 0.5 = no information); a "
+        "population attack, not a proof of forgetting.",
+        ideal="retrain",
+        direction="two-sided",
+    ),
     "training_loss": Definition(
         "Training loss",
         "Mean loss of the training batch at a step.",

@@ -16,7 +16,7 @@ INK = "#1f2328"
 MUTED = "#6e7781"
 FAINT = "#d0d7de"
 # Okabe and Ito's palette, which colour-blind readers can tell apart, without yellow and black.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Seven markers and six colours: 42 methods before a pair repeats.
 _MARKERS = ("o", "s", "^", "D", "v", "p", ">")
 
@@ -40,7 +40,7 @@ def method_styles(rows: Iterable[Row]) -> dict[str, MethodStyle]:
     """Assigns a style to each method name; the variants of a method share it."""
     names = sorted({row.method for row in rows if row.method not in _REFERENCES})
     styles = {
-        name: MethodStyle(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)])
+        name: MethodStyle(COLOURS[i % len(COLOURS)], _MARKERS[i % len(_MARKERS)])
         for i, name in enumerate(names)
     }
     return {**styles, **_REFERENCES}

@@ -4,6 +4,11 @@
 
 Everything else in the library (runs, replays, ensembles, Taylor series, metagradients) is this
 function iterated, restarted, batched or differentiated.
+
+Design: what one step hands to the next is all in `TrainState`, also the vector of the
+singular-value penalty, so that a run with it is restarted, replayed and differentiated like any
+other. Rejected: finding that vector anew in every step, which takes tens of Hessian-vector products
+instead of one.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from unroll.errors import InputError
+from unroll.objectives import is_stateful, losses_at
 from unroll.training.spec import TrainSpec, apply_model
 from unroll.types import Params, PyTree, TrainState
 
@@ -26,13 +33,18 @@ class Examples(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A gathered batch: model inputs, labels, weights `[B]`, keys `[B]`, divisor (scalar)."""
+    """A gathered batch: model inputs, labels, weights `[B]`, keys `[B]`, divisor (scalar), step.
+
+    The step is the index that a decaying objective reads; a batch made without one counts as the
+    first.
+    """
 
     inputs: jax.Array
     labels: jax.Array
     weights: jax.Array
     keys: jax.Array
     denominator: jax.Array
+    step: int | jax.Array = 0
 
 
 def initial_state(spec: TrainSpec, key: jax.Array, inputs: jax.Array) -> TrainState:
@@ -40,7 +52,8 @@ def initial_state(spec: TrainSpec, key: jax.Array, inputs: jax.Array) -> TrainSt
 
     Args:
       spec: what to train.
-      key: typed key of the run; the initialisation uses `fold_in(key, 0)`.
+      key: typed key of the run; the initialisation uses `fold_in(key, 0)`, `start_state` the
+        rest.
       inputs: at least one stored example, `[n, ...]`; only shapes and dtype matter.
     """
     return _initial_state(spec, key, inputs[:1])
@@ -52,7 +65,29 @@ def _initial_state(spec: TrainSpec, key: jax.Array, inputs: jax.Array) -> TrainS
         inputs = spec.preprocess(inputs)
     variables = dict(spec.model.init(jax.random.fold_in(key, 0), inputs))
     params = variables.pop("params")
-    return TrainState(params, spec.optimizer.build().init(params), variables)
+    return start_state(spec, key, params, variables)
+
+
+def start_state(
+    spec: TrainSpec, key: jax.Array, params: Params, model_state: PyTree | None = None
+) -> TrainState:
+    """State before the first step from given parameters, for example a pretrained model's.
+
+    Args:
+      spec: what to train; a fresh state of its optimiser and of its objective is made.
+      key: typed key of the run; the objective's memory, where it has one, uses `fold_in(key, 2)`.
+      params: the parameters.
+      model_state: the model's other variable collections, none by default.
+    """
+    objective_state = ()
+    if is_stateful(spec.objective):
+        objective_state = spec.objective.initial_state(jax.random.fold_in(key, 2), params)
+    return TrainState(
+        params,
+        spec.optimizer.build().init(params),
+        {} if model_state is None else model_state,
+        objective_state,
+    )
 
 
 def gather(
@@ -88,7 +123,7 @@ def gather(
     else:
         total = batch_weights.sum()
         denominator = jnp.where(total == 0, jnp.ones_like(total), total)
-    return Batch(inputs, examples.labels[ids], batch_weights, keys, denominator)
+    return Batch(inputs, examples.labels[ids], batch_weights, keys, denominator, step)
 
 
 def _fold_in_each(keys: jax.Array, data: int) -> jax.Array:
@@ -98,7 +133,18 @@ def _fold_in_each(keys: jax.Array, data: int) -> jax.Array:
 def batch_loss(
     spec: TrainSpec, params: Params, model_state: PyTree, batch: Batch
 ) -> tuple[jax.Array, PyTree]:
-    """Weighted training loss of a batch (a scalar) and the new model state."""
+    """Weighted training loss of a batch (a scalar) and the new model state.
+
+    All of the objective but the singular-value penalty, which needs a vector beside the parameters.
+    """
+    loss, model_state = data_loss(spec, params, model_state, batch)
+    return loss + spec.objective.penalty(params), model_state
+
+
+def data_loss(
+    spec: TrainSpec, params: Params, model_state: PyTree, batch: Batch
+) -> tuple[jax.Array, PyTree]:
+    """The part of `batch_loss` that the examples own, and the new model state."""
     logits, model_state = apply_model(
         spec,
         params,
@@ -108,9 +154,8 @@ def batch_loss(
         example_keys=_fold_in_each(batch.keys, 1),
         example_weights=batch.weights,
     )
-    losses = spec.objective.example_losses(logits, batch.labels)
-    loss = jnp.vdot(batch.weights, losses) / batch.denominator
-    return loss + spec.objective.penalty(params), model_state
+    losses = losses_at(spec.objective, logits, batch.labels, batch.step)
+    return jnp.vdot(batch.weights, losses) / batch.denominator, model_state
 
 
 def train_step(
@@ -126,10 +171,42 @@ def train_step(
 
     Arguments as in `gather`. Pure, and differentiable in `state` and `weights` to any order that
     the model allows.
+
+    Raises:
+      InputError: (when traced) if the objective has a memory and the state was made without it.
     """
     batch = gather(spec, examples, weights, key, step, slots)
+    differentiate = _stateful_gradient if is_stateful(spec.objective) else _gradient
+    loss, gradient, model_state, objective_state = differentiate(spec, state, batch)
+    updates, opt_state = spec.optimizer.build().update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, opt_state, model_state, objective_state), loss
+
+
+def _gradient(
+    spec: TrainSpec, state: TrainState, batch: Batch
+) -> tuple[jax.Array, Params, PyTree, PyTree]:
+    """Loss, gradient, the model's new state and the objective's, which stays as it is."""
     (loss, model_state), gradient = jax.value_and_grad(
         lambda params: batch_loss(spec, params, state.model_state, batch), has_aux=True
     )(state.params)
-    updates, opt_state = spec.optimizer.build().update(gradient, state.opt_state, state.params)
-    return TrainState(optax.apply_updates(state.params, updates), opt_state, model_state), loss
+    return loss, gradient, model_state, state.objective_state
+
+
+def _stateful_gradient(
+    spec: TrainSpec, state: TrainState, batch: Batch
+) -> tuple[jax.Array, Params, PyTree, PyTree]:
+    """As `_gradient`, with the data term differentiated by the objective itself."""
+    if not jax.tree.leaves(state.objective_state):
+        raise InputError(
+            "the objective has a memory that this state lacks (the vector of the singular-value "
+            "penalty); make the state with unroll.training.step.start_state(spec, key, params)"
+        )
+    value, gradient, model_state, objective_state = spec.objective.value_and_gradient(
+        lambda params: data_loss(spec, params, state.model_state, batch),
+        state.params,
+        state.objective_state,
+    )
+    penalty, slope = jax.value_and_grad(spec.objective.penalty)(state.params)
+    gradient = jax.tree.map(jnp.add, gradient, slope)
+    return value + penalty, gradient, model_state, objective_state

@@ -1,0 +1,76 @@
+"""How far the Taylor series along the trajectory reaches, over a grid of recipes and forget sets.
+
+python experiments/ladder.py --config=configs/unrolling/ladder.py
+"""
+
+import from_config
+import grids
+import launch
+import workdir as workdirs
+from absl import flags
+
+import unroll
+from unroll import tree
+from unroll.evaluation.ladder import Rung, climb
+from unroll.evaluation.progress import ProgressDisplay
+from unroll.evaluation.rows import append_rows, read_rows, resume_rows
+from unroll.evaluation.study import NULL_SEED
+from unroll.report.ladder import write_ladder
+
+
+def run(config, workdir, store):
+    """Climbs every cell that is not in the rows yet, then writes table and figure."""
+    del store  # cells are small and many; the rows are what is kept
+    cells = list(grids.cells(config))
+    for cell in cells:
+        from_config.build_study(cell)  # every mistake shows before the first minute of work
+    workdirs.prepare(workdir, config)
+    path = workdir / "ladder.jsonl"
+    finished = resume_rows(path, Rung, lambda rung: rung.cell, config.order + 1)
+    done = {rung.cell for rung in finished}
+    display = ProgressDisplay()
+    with display.task("cells") as report:
+        for number, cell in enumerate(cells):
+            study = from_config.build_study(cell)
+            for seed in config.train_seeds:
+                place = dict(
+                    dataset=study.train.name,
+                    model=cell.model,
+                    optimizer=grids.optimizer_text(cell),
+                    epochs=cell.epochs,
+                    forget=cell.forget,
+                    seed=seed,
+                )
+                if tuple(place.values()) not in done:
+                    append_rows(path, _climb(study, seed, config.order, place))
+            report(number + 1, len(cells))
+    return write_ladder(read_rows(path, Rung), workdir, title=config.experiment)
+
+
+def _climb(study, seed, order, place):
+    schedule = study.schedule(seed)
+    run_ = unroll.train(study.spec, study.train, schedule, seed=seed)
+    weights = unroll.Problem(run_, study.forget).twin_weights
+    twin = unroll.train(study.spec, study.train, schedule, seed=seed, weights=weights)
+    other = unroll.train(
+        study.spec,
+        study.train,
+        study.schedule(NULL_SEED + seed),
+        seed=NULL_SEED + seed,
+        weights=weights,
+    )
+    apart = tree.distance(twin.state.params, other.state.params)
+    return [
+        Rung(
+            **place,
+            forget_size=len(study.forget),
+            retrain_distance=apart / rung["no_unlearning"],
+            **rung,
+        )
+        for rung in climb(run_, twin, study.forget, order)
+    ]
+
+
+if __name__ == "__main__":
+    flags.adopt_module_key_flags(launch)
+    launch.launch(run)

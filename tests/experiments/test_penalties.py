@@ -1,0 +1,78 @@
+"""The penalties script as a user runs it: both kinds of rows, killed and run again, mistakes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from unroll.evaluation.penalties import Outcome
+from unroll.evaluation.privacy import RiskRow
+from unroll.evaluation.rows import read_rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def penalties(config, *arguments, cwd):
+    return subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "experiments" / "penalties.py"),
+            f"--config={ROOT / 'configs' / 'unrolling' / config}",
+            "--config.train_seeds=(0,)",
+            *arguments,
+        ],
+        cwd=cwd,
+        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_outcomes_and_a_run_that_was_killed(tmp_path):
+    changes = (
+        "--config.variants=((),(('objective.l2',0.5),))",
+        "--config.methods=('taylor(order=1)',)",
+        "--config.fine_tuning_epochs=0",
+    )
+    first = penalties("imdb_full.py:smoke", *changes, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    workdir = tmp_path / "runs" / "imdb_full-smoke"
+    rows = read_rows(workdir / "penalties.jsonl", Outcome)
+    assert [(row.penalty, row.horizon) for row in rows] == [
+        ("none", "training"),
+        ("weight decay", "training"),
+    ]
+    # At a rate of 2e-5 nothing is nonlinear, apart from rounding.
+    assert all(row.relative_error("taylor(order=1)") < 0.05 for row in rows)
+    # The training Hessian of a linear model is that of the loss plus lambda: 0.5.
+    differences = [row.training_sigma - row.sigma for row in rows]
+    np.testing.assert_allclose(differences, [0, 0.5], atol=2e-2)
+    assert (workdir / "absolute.png").exists()
+    # Killed while it wrote the last line: that cell is measured again, with the same result.
+    path = workdir / "penalties.jsonl"
+    path.write_text(path.read_text()[:-10])
+    assert penalties("imdb_full.py:smoke", *changes, cwd=tmp_path).returncode == 0
+    again = read_rows(path, Outcome)
+    assert [row.errors for row in again] == [row.errors for row in rows]
+
+
+def test_privacy_rows(tmp_path):
+    result = penalties("privacy_full.py:smoke", "--config.variants=((),)", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    workdir = tmp_path / "runs" / "privacy_full-smoke"
+    rows = read_rows(workdir / "privacy.jsonl", RiskRow)
+    assert len(rows) == 8 and {row.forget_size for row in rows} == {8}
+    assert {row.horizon for row in rows} == {"training", "fine-tuning"}
+    assert all(0 <= row.risk <= 1 for row in rows)
+    assert "Spearman" in (workdir / "privacy.md").read_text()
+
+
+def test_two_penalties_at_once_are_refused(tmp_path):
+    both = "--config.variants=((('objective.l2',0.1),('objective.sd_gamma',0.1)),)"
+    result = penalties("imdb_full.py:smoke", both, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "compared one at a time" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs" / "imdb_full-smoke").exists()
