@@ -15,7 +15,6 @@ import workdir as workdirs
 from absl import flags
 
 import unroll
-from unroll.data.features import load_text_features
 from unroll.errors import DivergenceError, InputError
 from unroll.evaluation.penalties import (
     FINE_TUNING,
@@ -36,8 +35,6 @@ FINE_TUNING_SEED = 3_000_000
 """Schedules of the second horizon are drawn from seeds that start here."""
 SHADOW_SEED = 4_000_000
 """Seeds of the shadow models start here."""
-
-unroll.data.LOADERS.setdefault("text_features", load_text_features)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from unroll.data.arrays import load_npz
 from unroll.data.dataset import Dataset, pair
 from unroll.data.digits import load_digits
+from unroll.data.features import load_text_features
 from unroll.data.image_folder import load_image_folder
 from unroll.data.options import call_with_options
 from unroll.data.synthetic import gaussian_blobs, random_images
@@ -45,6 +46,7 @@ LOADERS: dict[str, Callable[..., tuple[Dataset, Dataset]]] = {
     "fashion_mnist": functools.partial(load_tfds, "fashion_mnist"),
     "mnist": functools.partial(load_tfds, "mnist"),
     "imdb_reviews": functools.partial(load_text, "imdb_reviews/plain_text"),
+    "text_features": load_text_features,
     "tfds": _load_any_tfds,
 }
 """The loaders, by the name that `load` takes."""

@@ -1,0 +1,75 @@
+"""The metagradient experiment as a user runs it: the smoke form, and mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DIGITS = "unrolling/metagradients.py:smoke"
+
+
+def attribute(config, *arguments, cwd, data_dir="nowhere"):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "JAX_PLATFORMS": "cpu",
+        "TFDS_DATA_DIR": str(data_dir),
+    }
+    return subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "experiments" / "metagradients.py"),
+            f"--config={ROOT / 'configs' / config}",
+            *arguments,
+        ],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_smoke_run(tmp_path):
+    result = attribute(DIGITS, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "report: runs/metagradients-smoke/datamodelling.md" in result.stdout
+    workdir = tmp_path / "runs" / "metagradients-smoke"
+    rows = [json.loads(line) for line in (workdir / "effects.jsonl").read_text().splitlines()]
+    assert {row["method"] for row in rows} == {"metagradients", "last epoch", "tracin"}
+    assert len(rows) == 3 * 5 * 6  # methods, deletions, metrics
+    prices = [json.loads(line) for line in (workdir / "prices.jsonl").read_text().splitlines()]
+    assert prices[0]["metrics"] == 1 and prices[0]["cost_ratio_gradients"] > 4
+    assert "score" in json.loads((workdir / "smoothness.json").read_text())
+    page = (workdir / "datamodelling.md").read_text()
+    assert "5 deletions of 0.02 of the training set (4 examples)" in page
+    assert (workdir / "datamodelling_0.02.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--config.deletions=0", "count must be"),
+        ("--config.fractions=(1.5,)", "fraction"),
+        ("--config.test_points=0", "size"),
+        ("--config.model=resnet()", "unknown model"),
+    ],
+)
+def test_mistakes_are_one_line_and_cost_nothing(tmp_path, argument, message):
+    result = attribute(DIGITS, argument, cwd=tmp_path)
+    assert result.returncode != 0
+    assert message in result.stderr.strip().splitlines()[-1], result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs" / "metagradients-smoke").exists()
+
+
+def test_real_data_smoke(tmp_path, real_data_dir):
+    folder = real_data_dir("cifar10", "3.0.2").resolve()
+    config = "unrolling/metagradients_cifar10.py:smoke"
+    result = attribute(config, cwd=tmp_path, data_dir=folder)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs" / "metagradients_cifar10-smoke" / "datamodelling.md").exists()
