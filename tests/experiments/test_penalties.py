@@ -37,9 +37,9 @@ def test_outcomes_and_a_run_that_was_killed(tmp_path):
         "--config.methods=('taylor(order=1)',)",
         "--config.fine_tuning_epochs=0",
     )
-    first = penalties("imdb_full.py:smoke", *changes, cwd=tmp_path)
+    first = penalties("imdb_penalties_full.py:smoke", *changes, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
-    workdir = tmp_path / "runs" / "imdb_full-smoke"
+    workdir = tmp_path / "runs" / "imdb_penalties_full-smoke"
     rows = read_rows(workdir / "penalties.jsonl", Outcome)
     assert [(row.penalty, row.horizon) for row in rows] == [
         ("none", "training"),
@@ -54,7 +54,7 @@ def test_outcomes_and_a_run_that_was_killed(tmp_path):
     # Killed while it wrote the last line: that cell is measured again, with the same result.
     path = workdir / "penalties.jsonl"
     path.write_text(path.read_text()[:-10])
-    assert penalties("imdb_full.py:smoke", *changes, cwd=tmp_path).returncode == 0
+    assert penalties("imdb_penalties_full.py:smoke", *changes, cwd=tmp_path).returncode == 0
     again = read_rows(path, Outcome)
     assert [row.errors for row in again] == [row.errors for row in rows]
 
@@ -72,7 +72,7 @@ def test_privacy_rows(tmp_path):
 
 def test_two_penalties_at_once_are_refused(tmp_path):
     both = "--config.variants=((('objective.l2',0.1),('objective.sd_gamma',0.1)),)"
-    result = penalties("imdb_full.py:smoke", both, cwd=tmp_path)
+    result = penalties("imdb_penalties_full.py:smoke", both, cwd=tmp_path)
     assert result.returncode == 1
     assert "compared one at a time" in result.stderr and "Traceback" not in result.stderr
-    assert not (tmp_path / "runs" / "imdb_full-smoke").exists()
+    assert not (tmp_path / "runs" / "imdb_penalties_full-smoke").exists()

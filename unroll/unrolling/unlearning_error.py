@@ -190,7 +190,8 @@ class _ForgetGradient:
 
     def leading(self, params: Params, rates: np.ndarray, start: int) -> float:
         """`||sum_u rates[u] (sum_{s>u} rates[s]) g_u(params)||`; rates `[t]` from `start` on."""
-        later = rates.sum() - np.cumsum(rates)
+        # Summed from the end, so that nothing comes after the last step to the last bit.
+        later = np.append(np.cumsum(rates[:0:-1])[::-1], 0.0)
         per_step = rates * later
         uses = self._run.schedule[start : start + len(rates)]
         filled = uses >= 0

@@ -1,12 +1,13 @@
 """Weight decay against SD on all of IMDB with the settings of Unrolling SGD (E).
 
-python experiments/penalties.py --config=configs/unrolling/imdb_full.py
+python experiments/penalties.py --config=configs/unrolling/imdb_penalties_full.py
 
 Written for a GPU and a data folder with all of IMDB. Not run here: neither numbers nor minutes are
 known. From the paper's code: a linear head, plain SGD at 2e-5, batches of 8, 200 epochs, and the
 strengths of both penalties. Its features, pooled by a language model, were never published; hashed
 words of about their length stand in for them, and `--config.variants` with
-`npz(path='features.npz')` takes others. `imdb.py` is the small version, with measured numbers.
+`npz(path='features.npz')` takes others. `imdb_penalties.py` is the small version,
+with measured numbers.
 """
 
 import ml_collections
@@ -20,7 +21,7 @@ STRENGTHS = {
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = default_config("unrolling/imdb_full", variant)
+    config = default_config("unrolling/imdb_penalties_full", variant)
     smoke = variant == "smoke"
     config.shadow_dataset = ""
     config.objective.sd_norm = "reference"

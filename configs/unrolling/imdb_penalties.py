@@ -1,6 +1,6 @@
 """Weight decay against SD on IMDB: a linear head on hashed features, and a bag of embeddings (E).
 
-python experiments/penalties.py --config=configs/unrolling/imdb.py --workdir=runs/imdb-penalties
+python experiments/penalties.py --config=configs/unrolling/imdb_penalties.py
 
 Measured on 2 CPU cores, 5000 training and 2000 test reviews, 50 forgotten, 3 seeds, 2.4 minutes
 (means and 95% intervals; VE relative to doing nothing in brackets):
@@ -38,7 +38,7 @@ STRENGTHS = {"sd_gamma": (0.1, 0.3, 0.6), "l2": (0.0001, 0.0003, 0.001)}
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = default_config("unrolling/imdb", variant)
+    config = default_config("unrolling/imdb_penalties", variant)
     smoke = variant == "smoke"
     size = "num_train=128, num_test=50" if smoke else "num_train=5000, num_test=2000"
     config.shadow_dataset = ""
