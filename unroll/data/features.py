@@ -38,7 +38,7 @@ def hashed_features(texts: Sequence[str], size: int, scale: float = 1.0) -> np.n
       InputError: if `size` is below 1 or `scale` not above 0.
 
     >>> hashed_features(["good", "GOOD!"], 4).tolist()
-    [[0.0, 0.0, -1.0, 0.0], [0.0, 0.0, -1.0, 0.0]]
+    [[0.0, -1.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0]]
     """
     whole_number("size", size)
     if not scale > 0:

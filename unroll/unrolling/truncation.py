@@ -71,8 +71,10 @@ def estimated_relative_error(
     Raises:
       InputError: if the next term is not among the norms, or the correction is 0.
 
-    >>> estimated_relative_error([1.0, 0.1, 0.01], correction=1.0, order=1)  # 0.1 + 0.01 + ...
-    0.1111111111111111
+    >>> round(estimated_relative_error([1.0, 0.1, 0.01], correction=1.0, order=0), 3)
+    1.0
+    >>> round(estimated_relative_error([1.0, 0.2], correction=1.2, order=1), 3)  # 0.2 / 0.8 / 1.2
+    0.208
     """
     if not 0 <= order < len(norms):
         raise InputError(
