@@ -12,6 +12,7 @@ from unroll.data.schedule import make_schedule
 from unroll.training.optimizer import optax_call
 from unroll.training.run import Progress, fit
 from unroll.training.spec import TrainSpec
+from unroll.training.step import start_state
 from unroll.types import TrainState
 
 
@@ -45,7 +46,7 @@ def further_sgd(
     """
     optimizer = optax_call("sgd", learning_rate=learning_rate)
     spec = dataclasses.replace(spec, optimizer=optimizer, denominator="batch")
-    start = TrainState(state.params, optimizer.build().init(state.params), state.model_state)
+    start = start_state(spec, key, state.params, state.model_state)
     seed = int(jax.random.key_data(key)[-1])
     schedule = make_schedule(seed, len(data), min(batch_size, len(data)), epochs)
     weights = np.full(len(data), weight, np.float32)
