@@ -17,6 +17,8 @@ import dataclasses
 import inspect
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -124,7 +126,7 @@ def sgd_rule(optimizer: OptaxCall, steps: int) -> SGDRule:
         )
     arguments = optimizer.bound()
     rate = _build(arguments["learning_rate"])
-    rates = [float(rate(step)) for step in range(steps)] if callable(rate) else [rate] * steps
+    rates = jax.vmap(rate)(jnp.arange(steps)) if callable(rate) else np.full(steps, rate)
     return SGDRule(
         learning_rates=np.asarray(rates, np.float64),
         momentum=float(arguments["momentum"] or 0.0),

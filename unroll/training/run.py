@@ -281,7 +281,8 @@ def _check_initial(initial: TrainState, made: TrainState) -> TrainState:
     if form(initial) != form(made):
         raise InputError(
             "the initial state does not fit the specification: it has other parameters or another "
-            "optimiser's state; give the state of a run with the same model and optimiser"
+            "optimiser's state; give the state of a run with the same model and optimiser, or "
+            "start_state(...) of its parameters"
         )
     return initial
 

@@ -51,7 +51,8 @@ def check_assumptions(run: Run, name: str) -> None:
         raise InputError(f"{name} needs TrainSpec(denominator='batch')")
     if spec.augmentation is not None:
         raise InputError(f"{name} needs training without augmentation")
-    if getattr(spec.objective, "sd_decay", 1.0) != 1.0:
+    decays = getattr(spec.objective, "sd_decay", 1.0) != 1.0
+    if decays and spec.objective.sd_gamma:
         raise InputError(f"{name} needs an objective that stays the same; set sd_decay=1.0")
 
 
