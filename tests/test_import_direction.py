@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "unroll"
 
 # Each part may import the parts before it in this list, and itself.
 LAYERS = [
-    {"errors", "types"},
+    {"errors", "types", "compiler"},
     {"calls", "checks", "tree"},
     {"data", "models", "objectives", "checkpoint"},
     {"training"},

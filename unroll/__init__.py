@@ -16,6 +16,7 @@ import jax
 
 from unroll import data, methods, models
 from unroll.checkpoint import Store
+from unroll.compiler import choose_cpu_convolution
 from unroll.errors import DivergenceError, InputError, StoreError
 from unroll.evaluation.study import Study, run_study
 from unroll.metrics.verification import relative_verification_error, verification_error
@@ -28,6 +29,8 @@ from unroll.training.record import Record
 from unroll.training.run import Run, train
 from unroll.training.spec import TrainSpec
 from unroll.training.transforms import CropAndFlip, Normalize
+
+choose_cpu_convolution()
 
 
 def unlearn(method: str | Method, problem: Problem, seed: int = 0) -> Unlearned:

@@ -37,7 +37,7 @@ from unroll.types import PyTree
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of what is stored and of how it is computed; part of every address.
 
 Raise it with every change of the library after which an equal specification gives other bits.

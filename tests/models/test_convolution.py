@@ -64,6 +64,43 @@ def test_values_and_both_gradients(kernel_size, strides, padding):
     chex.assert_trees_all_close(both(conv2d), both(reference), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("kernel_size", "strides", "padding"), GEOMETRIES)
+def test_input_gradient_by_phases(kernel_size, strides, padding):
+    kernel_size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    x, kernel = operands(kernel_size)
+    geometry = convolution._geometry(x.shape, kernel.shape, strides, padding)
+    y, pullback = jax.vjp(lambda x: reference(x, kernel, geometry.strides, padding), x)
+    found = convolution._input_gradient_by_phases(
+        convolution._convolve_canonical, jnp.sin(y), kernel, geometry
+    )
+    chex.assert_trees_all_close(found, pullback(jnp.sin(y))[0], rtol=1e-12, atol=1e-12)
+
+
+def test_large_strided_input_gradients_are_taken_by_phases():
+    x, kernel = operands((3, 3), image=(32, 32))
+
+    def dilated(strides):
+        step = jax.jit(jax.grad(lambda x: loss(partial(conv2d, strides=strides), kernel, x)))
+        return "lhs_dilate" in step.lower(x).as_text(dialect="hlo")
+
+    assert dilated(4) and not dilated(2)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "count"), [(3, 8, 4), (3, 6, 2), (3, 7, 1), (16, 8, 2)]
+)
+def test_neighbouring_outputs_are_computed_together(channels, width, count):
+    x, kernel = operands((3, 3), image=(5, width), channels=(channels, 16))
+    arguments = dict(window_strides=(2, 1), padding=((1, 1), (1, 1)))
+    assert convolution._neighbours(x, kernel, **arguments) == count
+    chex.assert_trees_all_close(
+        convolution._convolve_folded(x, kernel, **arguments),
+        reference(x, kernel, (2, 1), ((1, 1), (1, 1))),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
 def gradient(convolution, kernel, x):
     return jax.grad(partial(loss, convolution), argnums=(0, 1))(kernel, x)
 

@@ -4,9 +4,9 @@ XLA:CPU reaches its fast convolution only from one form: NHWC input, HWIO kernel
 reversal. It rewrites other forms into that one in the entry computation, but not in the body of
 a loop, and `jax.grad` of a convolution yields two convolutions of other forms. A training loop
 written as `lax.scan` therefore pays 10 to 100 times the price for them. Here both gradients are
-*emitted* in the fast form, and they are equal to XLA's own to the last bit in float32. From plain
-`lax.conv_general_dilated` to this module, milliseconds per call inside `lax.scan`, 2 cores, AMD
-EPYC, float32, batch 64, 3x3 kernel, SAME padding:
+*emitted* in the fast form. From plain `lax.conv_general_dilated` to this module, milliseconds per
+call inside `lax.scan`, 2 cores, AMD EPYC without AVX-512, float32, batch 64, 3x3 kernel, SAME
+padding:
 
     ============================ ============= ================ =================
     shapes                       forward       input gradient   kernel gradient
@@ -16,6 +16,11 @@ EPYC, float32, batch 64, 3x3 kernel, SAME padding:
     32x32, 3 to 16 channels      1.10 to 1.12  6.60 to 2.10     46.9 to 0.73
     8x8, 128 to 128 channels     2.57 to 2.56  23.7 to 2.57     1022 to 3.62
     ============================ ============= ================ =================
+
+Two more remedies for the CPU, each in a function of its own with its reason, measured on 2 cores
+with AVX-512: `_convolve_folded` (32x32, 3 to 16 channels: 1.35 to 0.76 ms; 16 to 16: 1.72 to 1.38)
+and `_input_gradient_by_phases` (stride 2 to 16x16x128: 27.5 to 14.7 ms). `unroll.compiler` chooses
+between the two convolutions that XLA has.
 
 Design. A convolution `y = F(x, k)` is bilinear, and so are its two gradients, the input gradient
 `X(dy, k)` and the kernel gradient `K(x, dy)`. The three are the partial transposes of one
@@ -154,6 +159,8 @@ def _vary_alike(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
     )
 
 
+_CANONICAL = ("NHWC", "HWIO", "NHWC")
+
 # The three operations, each as one convolution. `convolve` decides how the dimension numbers are
 # honoured: `_convolve_plain` or `_convolve_canonical`.
 
@@ -173,6 +180,8 @@ def _forward(convolve: Convolve, x: jax.Array, kernel: jax.Array, geometry: _Geo
 
 def _input_gradient(convolve: Convolve, dy: jax.Array, kernel: jax.Array, geometry: _Geometry):
     """X(dy, k): `[B, P, Q, O]` and `[h, w, I, O]` to `[B, H, W, I]`."""
+    if convolve is _convolve_canonical and _phases_pay(dy, geometry):
+        return _input_gradient_by_phases(convolve, dy, kernel, geometry)
     return convolve(
         dy,
         lax.rev(kernel, (0, 1)),
@@ -184,6 +193,50 @@ def _input_gradient(convolve: Convolve, dy: jax.Array, kernel: jax.Array, geomet
         ],
         lhs_dilation=geometry.strides,
     )
+
+
+def _phases_pay(dy: jax.Array, geometry: _Geometry) -> bool:
+    """Whether a dilated convolution, which XLA:CPU gathers zero by zero, is the slower one."""
+    return geometry.strides != (1, 1) and dy.shape[1] * dy.shape[2] >= 256
+
+
+def _input_gradient_by_phases(
+    convolve: Convolve, dy: jax.Array, kernel: jax.Array, geometry: _Geometry
+) -> jax.Array:
+    """X(dy, k) without dilation: pixels at each offset within a stride are channels of one result.
+
+    Input row `s m + r - low` meets kernel rows `r + s t` with the output rows `m - t`. So every
+    offset r is a convolution of stride 1 with every s-th row of the kernel; all offsets share the
+    images and make one convolution, whose channels are then spread over the pixels.
+    """
+    batch, rows, columns, features = dy.shape
+    (down, right), channels = geometry.strides, kernel.shape[2]
+    tall, wide = (-(-n // s) for n, s in zip(geometry.kernel_size, geometry.strides, strict=True))
+    margins = (
+        (0, tall * down - kernel.shape[0]),
+        (0, wide * right - kernel.shape[1]),
+        (0, 0),
+        (0, 0),
+    )
+    phases = jnp.pad(kernel, margins).reshape(tall, down, wide, right, channels, features)
+    phases = lax.rev(phases, (0, 2)).transpose(0, 2, 5, 1, 3, 4)
+    y = convolve(
+        dy,
+        phases.reshape(tall, wide, features, down * right * channels),
+        _CANONICAL,
+        window_strides=(1, 1),
+        padding=((tall - 1, tall - 1), (wide - 1, wide - 1)),
+    )
+    rows, columns = rows + tall - 1, columns + wide - 1
+    y = y.reshape(batch, rows, columns, down, right, channels).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(batch, rows * down, columns * right, channels)
+    cuts = [
+        (-low, low + length - total, 0)
+        for length, (low, _), total in zip(
+            geometry.input_size, geometry.padding, y.shape[1:3], strict=True
+        )
+    ]
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *cuts, (0, 0, 0)])
 
 
 def _kernel_gradient(convolve: Convolve, x: jax.Array, dy: jax.Array, geometry: _Geometry):
@@ -224,11 +277,40 @@ def _convolve_plain(lhs, rhs, dimension_numbers, **options) -> jax.Array:
 def _convolve_canonical(lhs, rhs, dimension_numbers, **options) -> jax.Array:
     """Transposes the operands, so that XLA:CPU sees its one fast form even inside a loop."""
     lhs_names, rhs_names, out_names = dimension_numbers
-    canonical = ("NHWC", "HWIO", "NHWC")
-    lhs = lhs.transpose([lhs_names.index(name) for name in canonical[0]])
-    rhs = rhs.transpose([rhs_names.index(name) for name in canonical[1]])
-    out = _convolve_plain(lhs, rhs, canonical, **options)
-    return out.transpose([canonical[2].index(name) for name in out_names])
+    lhs = lhs.transpose([lhs_names.index(name) for name in _CANONICAL[0]])
+    rhs = rhs.transpose([rhs_names.index(name) for name in _CANONICAL[1]])
+    out = _convolve_folded(lhs, rhs, **options)
+    return out.transpose([_CANONICAL[2].index(name) for name in out_names])
+
+
+def _convolve_folded(x, kernel, **options) -> jax.Array:
+    """Computes neighbouring outputs of a narrow convolution together, as channels.
+
+    XLA:CPU gathers patches and multiplies them with the kernel. With few channels gathering is
+    what costs; f outputs of a row share a patch that is f - 1 columns wider, and the kernel, laid
+    out f times side by side, meets it in one product of f times the width.
+    """
+    count = _neighbours(x, kernel, **options)
+    if count == 1:
+        return _convolve_plain(x, kernel, _CANONICAL, **options)
+    shifted = [
+        jnp.pad(kernel, ((0, 0), (index, count - 1 - index), (0, 0), (0, 0)))
+        for index in range(count)
+    ]
+    options |= {"window_strides": (options["window_strides"][0], count)}
+    y = _convolve_plain(x, jnp.concatenate(shifted, axis=-1), _CANONICAL, **options)
+    return y.reshape(*y.shape[:2], y.shape[2] * count, -1)
+
+
+def _neighbours(x, kernel, *, window_strides, padding, lhs_dilation=(1, 1), rhs_dilation=(1, 1)):
+    """How many outputs of a row to compute together; what was measured to pay."""
+    width = x.shape[2] + sum(padding[1]) - kernel.shape[1] + 1
+    wide = kernel.shape[1] > 8  # the kernel gradient, whose "kernel" is an image
+    if wide or window_strides[1] != 1 or lhs_dilation != (1, 1) or rhs_dilation != (1, 1):
+        return 1
+    channels, features = kernel.shape[2:]
+    counts = (4, 2) if channels <= 4 else (2,) if max(channels, features) <= 16 else ()
+    return next((n for n in counts if width % n == 0 and n * features <= 64), 1)
 
 
 # From here on: the operations as primitives.
