@@ -16,6 +16,7 @@ from unroll.data.cohorts import group_cohorts, random_cohorts
 from unroll.data.options import call_with_options
 from unroll.errors import InputError
 from unroll.evaluation.cohorts import CohortStudy, run_cohort_study
+from unroll.evaluation.plans import cohort_work
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.records import append_records, read_records
 from unroll.report.cohorts import write_cohorts
@@ -24,6 +25,7 @@ from unroll.report.cohorts import write_cohorts
 def run(config, workdir, store):
     """Runs the study of a config and returns the path of its page."""
     study = _study(config)
+    launch.announce(cohort_work(study, store))
     workdirs.prepare(workdir, config)
     path = workdir / "records.jsonl"
     for records in run_cohort_study(study, store, ProgressDisplay().task):

@@ -1,7 +1,7 @@
-"""What every experiment script shares: flags, the compilation cache, one-line errors."""
+"""What every experiment script shares: flags, compilation cache, estimates, one-line errors."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -12,6 +12,9 @@ from ml_collections import config_flags
 
 import unroll
 from unroll.errors import DivergenceError, InputError, StoreError
+from unroll.evaluation.expected import estimate
+from unroll.evaluation.progress import ProgressDisplay
+from unroll.evaluation.work import Work
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Path of the config, with :variant.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Results; runs/<config name> by default.")
@@ -43,6 +46,17 @@ def launch(run: Run) -> None:
 
     flags.mark_flag_as_required("config")
     app.run(main, flags_parser=_parse)
+
+
+def announce(works: Iterable[Work]) -> None:
+    """Prints the time and memory that the works are expected to take, before they start.
+
+    Raises:
+      InputError: if one of them does not fit in memory.
+    """
+    with ProgressDisplay().task("estimate") as report:
+        expected = estimate(works, progress=report)
+    print(expected, file=sys.stderr, flush=True)
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from absl import flags
 from rich.console import Console
 
 import unroll
+from unroll.evaluation.plans import study_work
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.records import append_records, read_records
 from unroll.report import console_table, write_report
@@ -27,6 +28,7 @@ from unroll.report.tensorboard import write_scalars
 def run(config: ml_collections.ConfigDict, workdir: Path, store: unroll.Store) -> Path:
     """Runs the study of a config and returns the path of its report."""
     study = from_config.build_study(config)
+    launch.announce(study_work(study, store))
     workdirs.prepare(workdir, config)
     for records in unroll.run_study(study, store, ProgressDisplay().task):
         append_records(workdir / "records.jsonl", records)

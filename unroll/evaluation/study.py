@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -107,6 +107,12 @@ class Study:
         chosen = [methods.method(text) for text in self.methods]
         return [method for method in chosen if method.name not in (ORIGINAL, RETRAIN)]
 
+    @property
+    def independent_seeds(self) -> list[int]:
+        """Seeds of the independent oracles, then those of the retrains of the null row."""
+        seeds = [INDEPENDENT_SEED + index for index in range(self.independents)]
+        return seeds + [NULL_SEED + index for index in range(len(self.train_seeds))]
+
     def schedule(self, seed: int, ids: int | np.ndarray | None = None) -> np.ndarray:
         """Schedule of a training seed, over all training examples or the given ids."""
         ids = len(self.train) if ids is None else ids
@@ -141,9 +147,7 @@ def run_study(
         whose assumptions the run does not meet, gets records with a note instead of a value.
     """
     judge = Judge(study.spec, study.train, study.test, study.forget)
-    seeds = [INDEPENDENT_SEED + index for index in range(study.independents)]
-    seeds += [NULL_SEED + index for index in range(len(study.train_seeds))]
-    runs = []
+    seeds, runs = study.independent_seeds, []
     for number, seed in enumerate(seeds, start=1):
         with progress(f"independent retrain {number}/{len(seeds)}") as report:
             runs.append(_train_independent(study, seed, store, report))
@@ -264,26 +268,41 @@ class _SeedStudy:
             yield Record(metric="training_loss", split=None, value=value, at=at, **common)
 
 
-def apply_method(
-    method: Method, seed: int, problem: Problem, store: Store | None, progress: Progress | None
-) -> Unlearned:
-    """Applies a method, or reads its result back if the store has it.
+def method_identity(
+    method: Method, seed: int, run: str, snapshots: Iterable[int], forget: np.ndarray
+) -> dict[str, Any]:
+    """What determines the result of a method, as a JSON-able dictionary.
 
-    The address covers the run, the forget set, the method with its hyper-parameters and the code of
-    its file, and the seed.
+    Args:
+      method: with its hyper-parameters; the code of its file counts.
+      seed: of the method's key.
+      run: address of the run.
+      snapshots: its recorded steps.
+      forget: ids to forget.
     """
-    if store is None:
-        return method(jax.random.key(seed), problem, progress)
-    identity = {
+    return {
         "format": FORMAT,
-        "run": problem.run.address,
-        "snapshots": [int(step) for step in problem.run.snapshots],
-        "forget": [int(index) for index in problem.forget],
+        "run": run,
+        "snapshots": [int(step) for step in snapshots],
+        "forget": [int(index) for index in forget],
         "method": method.name,
         "hyperparameters": method.hyperparameters,
         "seed": seed,
         "code": source_hash(inspect.getmodule(method.unlearn)),
     }
+
+
+def apply_method(
+    method: Method, seed: int, problem: Problem, store: Store | None, progress: Progress | None
+) -> Unlearned:
+    """Applies a method, or reads its result back if the store has it.
+
+    The address is the hash of `method_identity`.
+    """
+    if store is None:
+        return method(jax.random.key(seed), problem, progress)
+    run = problem.run
+    identity = method_identity(method, seed, run.address, run.snapshots, problem.forget)
     address = description_hash(identity)
     state = problem.run.state
     target = {"params": state.params, "model_state": state.model_state}

@@ -10,9 +10,11 @@ import numpy as np
 from unroll.data.dataset import Dataset
 from unroll.data.schedule import make_schedule
 from unroll.training.optimizer import optax_call
+from unroll.training.projection import Bases, iterate_projected
 from unroll.training.run import Progress, fit
 from unroll.training.spec import TrainSpec
 from unroll.training.step import start_state
+from unroll.tree import to_host
 from unroll.types import TrainState
 
 
@@ -26,6 +28,7 @@ def further_sgd(
     learning_rate: float,
     epochs: int,
     batch_size: int,
+    bases: Bases | None = None,
     progress: Progress | None = None,
 ) -> TrainState:
     """Plain SGD from the parameters of `state`, with a fresh optimiser and a schedule of its own.
@@ -39,6 +42,7 @@ def further_sgd(
       learning_rate: step size.
       epochs: passes over the data.
       batch_size: examples per step, at most those that there are.
+      bases: what the steps must stay out of; leaves without a basis do not move then.
       progress: called with (steps done, steps in all).
 
     Raises:
@@ -47,7 +51,17 @@ def further_sgd(
     optimizer = optax_call("sgd", learning_rate=learning_rate)
     spec = dataclasses.replace(spec, optimizer=optimizer, denominator="batch")
     start = start_state(spec, key, state.params, state.model_state)
-    seed = int(jax.random.key_data(key)[-1])
-    schedule = make_schedule(seed, len(data), min(batch_size, len(data)), epochs)
+    schedule = make_schedule(key_seed(key), len(data), min(batch_size, len(data)), epochs)
+    if bases is not None:
+        steps = iterate_projected(spec, start, data, weight, key, schedule, bases, train=True)
+        for position, start in steps:  # noqa: B007
+            if progress is not None:
+                progress(position, len(schedule))
+        return to_host(start)
     weights = np.full(len(data), weight, np.float32)
     return fit(spec, data, start, schedule, weights, key, progress=progress)
+
+
+def key_seed(key: jax.Array) -> int:
+    """A seed for a schedule, from a typed key."""
+    return int(jax.random.key_data(key)[-1])
