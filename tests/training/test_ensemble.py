@@ -7,6 +7,7 @@ import pytest
 
 import unroll
 from unroll import tree
+from unroll.training import ensemble
 from unroll.training.devices import model_mesh
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -24,10 +25,10 @@ def case(blobs, mlp_spec):
 
 
 def test_sequential_members_are_single_runs(case, mlp_spec):
-    train, schedules, weights, ensemble = case
+    train, schedules, weights, sequential = case
     for index, seed in enumerate(SEEDS):
         run = unroll.train(mlp_spec, train, schedules[index], seed=seed, weights=weights[index])
-        assert tree.same_bits(ensemble.member(index), run.state)
+        assert tree.same_bits(sequential.member(index), run.state)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
@@ -73,6 +74,103 @@ def test_a_stored_group_is_read_back(case, mlp_spec, tmp_path):
     second = unroll.train_ensemble(mlp_spec, train, schedules, **arguments)
     assert tree.same_bits(first.states, second.states)
     assert second.seconds == pytest.approx(first.seconds)
+
+
+def shards_of_two(spec, train, schedules, devices, **options):
+    """Four models, two on each device of a mesh, and as many groups as that takes."""
+    return unroll.train_ensemble(
+        spec,
+        train,
+        schedules[:4],
+        seeds=SEEDS[:4],
+        mode="batched",
+        group_size=2 * devices,
+        mesh=model_mesh(jax.local_devices()[:devices]),
+        **options,
+    )
+
+
+def test_the_bits_of_a_shard_depend_on_no_other_device(case, mlp_spec, tmp_path, monkeypatch):
+    """So what was trained on one device is read back where there are two."""
+    train, schedules, *_ = case
+    store = unroll.Store(tmp_path)
+    one = shards_of_two(mlp_spec, train, schedules, 1)
+    two = shards_of_two(mlp_spec, train, schedules, 2, store=store)
+    assert tree.same_bits(one.states, two.states)
+    monkeypatch.setattr(ensemble, "_advance_batched", None)  # nothing is trained any more
+    again = shards_of_two(mlp_spec, train, schedules, 1, store=store)
+    assert tree.same_bits(again.states, two.states)
+
+
+def test_shards_go_on_from_where_each_of_them_was(case, mlp_spec, tmp_path):
+    train, schedules, *_ = case
+    store = unroll.Store(tmp_path, progress_seconds=0.0)
+    undisturbed = shards_of_two(mlp_spec, train, schedules, 2)
+
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shards_of_two(mlp_spec, train, schedules, 2, store=store, progress=interrupt)
+    first, second = sorted(tmp_path.iterdir())
+    steps = schedules.shape[1]
+    reached = store.steps(first.name)
+    assert reached == store.steps(second.name) and 0 < reached[0] < steps
+    store.discard(first.name, reached[0])  # killed before it wrote
+    reports = []
+    again = shards_of_two(
+        mlp_spec,
+        train,
+        schedules,
+        2,
+        store=store,
+        progress=lambda done, total: reports.append((done, total)),
+    )
+    assert tree.same_bits(again.states, undisturbed.states)
+    np.testing.assert_array_equal(again.losses, undisturbed.losses)
+    assert reports[-1] == (4 * steps, 4 * steps)
+
+
+def test_groups_share_one_program(case, mlp_spec, monkeypatch):
+    """Five models, at most three at a time: groups of three and two would compile twice."""
+    train, schedules, weights, sequential = case
+    traces, health = [], ensemble._health
+    monkeypatch.setattr(ensemble, "_health", lambda *args: traces.append(args) or health(*args))
+    mesh = model_mesh(jax.local_devices()[:1])
+    batched = unroll.train_ensemble(
+        mlp_spec,
+        train,
+        schedules,
+        seeds=SEEDS,
+        weights=weights,
+        mode="batched",
+        group_size=3,
+        mesh=mesh,
+    )
+    assert len(traces) == 1
+    chex.assert_trees_all_close(batched.states.params, sequential.states.params, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["sequential", "batched"])
+def test_one_schedule_for_all(case, mlp_spec, mode):
+    train, schedules, weights, _ = case
+    copies = np.broadcast_to(schedules[0], schedules.shape)
+    shared, own = (
+        unroll.train_ensemble(mlp_spec, train, each, seeds=SEEDS, weights=weights, mode=mode)
+        for each in (schedules[0], copies)
+    )
+    chex.assert_trees_all_close(shared.states.params, own.states.params, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_a_state_that_overflows_in_the_last_step_is_found(case, blobs):
+    train, schedules, *_ = case
+    spec = unroll.TrainSpec(
+        unroll.models.build("mlp", num_classes=3, hidden=(8,)),
+        optimizer=unroll.optax_call("sgd", 1e39),  # infinite in float32
+    )
+    with pytest.raises(unroll.DivergenceError, match="seed 0.*the final state is not finite"):
+        unroll.train_ensemble(spec, train, schedules[:2, :1], seeds=(0, 1), mode="batched")
 
 
 @pytest.mark.parametrize("mode", ["sequential", "batched"])

@@ -3,16 +3,25 @@
 Two ways to the same models, up to rounding:
 
 - `sequential`: one run after the other through `run.train`. Bit-equal to single runs, shares their
-  addresses in the store, and can serve as their twins.
-- `batched`: the step is vmapped over the models of a group, and the group is laid out over the
-  local devices with `jax.shard_map`. The models share one program and need no communication. Not
-  bit-equal to a single run (another order of summation), so never used for twins or replays.
+  addresses in the store, and can serve as their twins. The processes of a job take turns.
+- `batched`: the step is vmapped over the models of a device, and a group of models is laid out over
+  the devices of all processes with `jax.shard_map`. The models share one program and need no
+  communication. Not bit-equal to a single run (another order of summation), so never used for
+  twins or replays.
 
 `auto` takes `sequential` on a single CPU device for models with convolutions, where batching gains
 nothing, and `batched` otherwise.
 
+The models of one device are a shard. It is stored and resumed as a unit, under the hash of its
+members: its bits depend on no other shard, device or process. So a job of several processes
+(`unroll.training.devices.join`) that was killed is started again and goes on from what the store
+holds, each shard from its own latest state, and ends with the same bits. What each process returns
+is the whole ensemble.
+
 Rejected: `jax.pmap`, which is the old form of the same, and data parallelism inside one model: the
-models of this library are small and many.
+models of this library are small and many. Rejected: one entry in the store for a whole group. Some
+process would have to gather and write the states of all the others, and another number of
+processes could not go on from it.
 """
 
 from __future__ import annotations
@@ -25,22 +34,24 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from unroll import tree
 from unroll.checkpoint import Store
 from unroll.checks import seed_number, whole_number
 from unroll.data.dataset import Dataset
 from unroll.errors import DivergenceError, InputError
-from unroll.training import loop
-from unroll.training.devices import MODELS, model_mesh
+from unroll.training import devices, loop
+from unroll.training.devices import MODELS
 from unroll.training.record import Record
 from unroll.training.run import Progress, Run, check_inputs, run_identity, train
 from unroll.training.spec import TrainSpec, description_hash
 from unroll.training.step import Examples, initial_state, train_step
 from unroll.training.timing import Stopwatch
 from unroll.training.trajectory import Trajectory
-from unroll.types import TrainState
+from unroll.types import PyTree, TrainState
+
+_NONE = -1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +80,28 @@ class Ensemble:
         return jax.tree.map(lambda leaf: leaf[index], self.states)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Models:
+    """What is to be trained, checked: `schedules` `[M, T, B]`, or `[T, B]` for all; `weights`."""
+
+    spec: TrainSpec
+    dataset: Dataset
+    seeds: tuple[int, ...]
+    schedules: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def steps(self) -> int:
+        return self.schedules.shape[-2]
+
+    @property
+    def shared_schedule(self) -> bool:
+        return self.schedules.ndim == 2
+
+    def schedule(self, index: int) -> np.ndarray:
+        return self.schedules if self.shared_schedule else self.schedules[index]
+
+
 def train_ensemble(
     spec: TrainSpec,
     dataset: Dataset,
@@ -84,62 +117,62 @@ def train_ensemble(
 ) -> Ensemble:
     """Trains one model per seed.
 
+    In a job of several processes each calls this with the same arguments, trains its share and
+    returns the whole ensemble.
+
     Args:
       spec: how to train.
       dataset: the training set of all.
-      schedules: int32 `[M, T, B]`, or `[T, B]` shared by all.
+      schedules: int32 `[M, T, B]`, or `[T, B]` shared by all, which takes less memory and time.
       seeds: M seeds.
       weights: `[M, N]` or `[N]` example weights; all 1 by default.
       mode: see the module docstring.
-      group_size: models trained together in `batched` mode; memory grows with it. Part of the
-        identity of a stored group.
-      mesh: devices for `batched` mode, all local ones by default.
+      group_size: most models trained together in `batched` mode, at least one per device; memory
+        grows with it. Groups are made as even as possible, so that they share one program.
+      mesh: devices for `batched` mode, by default all of the job. The processes of its devices
+        share the work, in `sequential` mode too.
       store: where finished and partial models live; a killed ensemble resumes to the same bits.
-      progress: called with (steps done, steps in all) summed over the models.
+      progress: called with (steps done, steps in all) summed over the models of all processes.
 
     Raises:
       InputError: if numbers of seeds, schedules and weights differ, or the mode is unknown.
       DivergenceError: if a model diverges; the message names seed and step.
+      ProcessLost: if another process of the job has died.
     """
+    whole_number("group_size", group_size)
+    if mode not in ("auto", "sequential", "batched"):
+        raise InputError(f"unknown ensemble mode {mode!r}; choose auto, sequential or batched")
+    models = _checked(spec, dataset, schedules, seeds, weights)
+    if mode == "auto":
+        mode = _faster_mode(spec, dataset)
+    mesh = devices.model_mesh() if mesh is None else mesh
+    if mode == "sequential":
+        return _sequential(models, mesh, store, progress)
+    return _batched(models, mesh, group_size, store, progress)
+
+
+def _checked(spec, dataset, schedules, seeds, weights) -> _Models:
     count = len(seeds)
     if not count:
         raise InputError("an ensemble needs at least one seed")
     seeds = tuple(seed_number(seed) for seed in seeds)
-    whole_number("group_size", group_size)
     weights = np.ones(len(dataset), np.float32) if weights is None else weights
-    schedules = _one_per_model(schedules, 2, count, "schedules")
-    weights = _one_per_model(weights, 1, count, "rows of weights")
-    if mode not in ("auto", "sequential", "batched"):
-        raise InputError(f"unknown ensemble mode {mode!r}; choose auto, sequential or batched")
-    if mode == "auto":
-        mode = _faster_mode(spec, dataset)
-    if mode == "sequential":
-        return _sequential(spec, dataset, schedules, seeds, weights, store, progress)
-    mesh = mesh if mesh is not None else model_mesh()
-    parts = []
-    for begin in range(0, count, group_size):
-        group = slice(begin, min(begin + group_size, count))
-        part = _batched_group(
-            spec,
-            dataset,
-            schedules[group],
-            seeds[group],
-            weights[group],
-            mesh,
-            store,
-            _shifted(progress, begin, count),
-        )
-        parts.append(part)
-    states = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(p.states for p in parts))
-    losses = np.concatenate([part.losses for part in parts])
-    return Ensemble(spec, tuple(seeds), states, losses, sum(part.seconds for part in parts))
+    schedules = _one_or_one_each(schedules, 2, count, "schedules")
+    weights = _one_or_one_each(weights, 1, count, "rows of weights")
+    if schedules.ndim == 2:
+        schedules = first = check_inputs(spec, dataset, schedules, None)[0]
+    else:
+        schedules = np.stack([check_inputs(spec, dataset, each, None)[0] for each in schedules])
+        first = schedules[0]
+    # Of the schedule one row is enough here: it has been checked.
+    rows = [check_inputs(spec, dataset, first[:1], row)[1] for row in np.atleast_2d(weights)]
+    rows = np.broadcast_to(np.stack(rows), (count, len(dataset)))
+    return _Models(spec, dataset, seeds, schedules, rows)
 
 
-def _one_per_model(array: np.ndarray, dimensions: int, count: int, what: str) -> np.ndarray:
+def _one_or_one_each(array: np.ndarray, dimensions: int, count: int, what: str) -> np.ndarray:
     array = np.asarray(array)
-    if array.ndim == dimensions:
-        return np.broadcast_to(array, (count, *array.shape))
-    if array.ndim != dimensions + 1 or len(array) != count:
+    if array.ndim != dimensions and (array.ndim != dimensions + 1 or len(array) != count):
         raise InputError(
             f"{len(array)} {what} for {count} seeds; give one for each, or one for all"
         )
@@ -162,18 +195,136 @@ def _shifted(progress: Progress | None, before: int, count: int) -> Progress | N
     return lambda done, steps: progress(before * steps + done, count * steps)
 
 
-def _sequential(spec, dataset, schedules, seeds, weights, store, progress) -> Ensemble:
+def _sequential(models: _Models, mesh: Mesh, store, progress) -> Ensemble:
+    """One run after the other; model i is trained by process i modulo their number."""
+    meeting = devices.first_devices(mesh)
+    rank, processes, count = devices.local_places(meeting)[0], meeting.size, len(models.seeds)
     runs: list[Run] = []
-    for index, seed in enumerate(seeds):
-        report = _shifted(progress, index, len(seeds))
-        settings = dict(seed=seed, weights=weights[index], store=store, progress=report)
-        try:
-            runs.append(train(spec, dataset, schedules[index], **settings))
-        except DivergenceError as error:
-            raise DivergenceError(f"model with seed {seed}: {error}") from None
-    states = jax.tree.map(lambda *leaves: np.stack(leaves), *(run.state for run in runs))
-    losses = np.stack([run.losses for run in runs])
-    return Ensemble(spec, tuple(seeds), states, losses, sum(run.seconds for run in runs))
+    for begin in range(0, count, processes):
+        failure = None
+        if begin + rank < count:
+            try:
+                report = _shifted(progress, begin, count)
+                runs.append(_train_one(models, begin + rank, store, report))
+            except DivergenceError as error:
+                failure = error
+        failed = devices.gathered(meeting, np.int32(failure is not None))
+        if failure is not None:
+            raise failure
+        if failed.any():
+            raise DivergenceError(
+                f"the model with seed {models.seeds[begin + int(failed.argmax())]} diverged in "
+                "another process, whose log says at which step"
+            )
+    results = [(run.state, run.losses) for run in runs]
+    seconds = sum(run.seconds for run in runs)
+    if processes > 1:
+        # A process that had no turn in the last round fills up with what nobody looks at.
+        rounds = -(-count // processes)
+        results += [_blank(models, 0)] * (rounds - len(results))
+        stacked = devices.on_every_host(meeting, devices.lay_out(meeting, [_stacked(results)]))
+        order = [(i % processes) * rounds + i // processes for i in range(count)]
+        states, losses = jax.tree.map(lambda leaf: leaf[order], stacked)
+        seconds = float(devices.gathered(meeting, np.float32(seconds)).max())
+    else:
+        states, losses = _stacked(results)
+    return Ensemble(models.spec, models.seeds, states, losses, seconds)
+
+
+def _train_one(models: _Models, index: int, store, progress) -> Run:
+    seed = models.seeds[index]
+    settings = dict(seed=seed, weights=models.weights[index], store=store, progress=progress)
+    try:
+        return train(models.spec, models.dataset, models.schedule(index), **settings)
+    except DivergenceError as error:
+        raise DivergenceError(f"model with seed {seed}: {error}") from None
+
+
+def _blank(models: _Models, index: int) -> tuple[TrainState, np.ndarray]:
+    """A model before its first step, with the bits of a single run, and its losses."""
+    key = jax.random.key(models.seeds[index])
+    state = initial_state(models.spec, key, models.dataset.inputs)
+    return tree.to_host(state), np.zeros(models.steps, np.float32)
+
+
+def _stacked(trees: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+class _Shard:
+    """The models of one device, stored as a unit.
+
+    Beyond the last model it repeats that one, so that all devices run one program. A shard of
+    nothing but repetitions takes no steps and is not stored.
+
+    Attributes:
+      members: indices of its models.
+      position: step before which `state` and `losses` are.
+      seconds: what it has taken to get there.
+    """
+
+    def __init__(self, models: _Models, begin: int, width: int, store: Store | None):
+        last = len(models.seeds) - 1
+        self.members = np.minimum(np.arange(begin, begin + width), last)
+        self.seeds = np.array([models.seeds[index] for index in self.members], np.uint32)
+        self.weights = models.weights[self.members]
+        self.schedules = models.schedules
+        if not models.shared_schedule:
+            self.schedules = models.schedules[self.members]
+        blank = _stacked([_blank(models, index) for index in self.members])
+        self._trajectory = None
+        self.position, self.seconds = models.steps, 0.0
+        self.state, self.losses = blank
+        if begin <= last:
+            identity = {} if store is None else self._identity(models)
+            address = description_hash(identity)
+            self._trajectory = Trajectory(store, address, identity, Record(), models.steps)
+            begun = self._trajectory.begin(blank)
+            self.position, self.state, self.losses, self.seconds = begun
+
+    def _identity(self, models: _Models) -> dict:
+        """As `run_identity`, with all members where that has one run."""
+        first = int(self.members[0])
+        shared = run_identity(
+            models.spec,
+            models.dataset,
+            models.seeds[first],
+            models.schedule(first),
+            models.weights[first],
+        )
+        schedule = "one schedule" if models.shared_schedule else "a schedule each"
+        return {
+            **shared,
+            "program": f"batched, {schedule}",
+            "seed": self.seeds.tolist(),
+            "schedule": tree.content_hash(self.schedules),
+            "weights": tree.content_hash(self.weights),
+        }
+
+    def visit(self, position: int, state: PyTree, losses: PyTree, elapsed: float) -> None:
+        """Keeps a state that the shard has been advanced to, if it is time to."""
+        if position > self.position:
+            self._trajectory.visit(position, state, losses, self.seconds + elapsed)
+
+
+def _batched(models: _Models, mesh: Mesh, group_size: int, store, progress) -> Ensemble:
+    count = len(models.seeds)
+    most = max(1, group_size // mesh.size)
+    groups = -(-count // (most * mesh.size))
+    width = -(-count // (groups * mesh.size))
+    examples = devices.replicate(mesh, loop.device_examples(models.dataset))
+    parts = []
+    for begin in range(0, count, width * mesh.size):
+        shards = [
+            _Shard(models, begin + place * width, width, store)
+            for place in devices.local_places(mesh)
+        ]
+        parts.append(_train_group(models, mesh, shards, examples, _shifted(progress, begin, count)))
+    states, losses, seconds = zip(*parts, strict=True)
+    states, losses = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves)[:count], *zip(states, losses, strict=True)
+    )
+    return Ensemble(models.spec, models.seeds, states, losses, sum(seconds))
 
 
 @functools.partial(jax.jit, static_argnames=("spec", "mesh"), donate_argnames=("state", "losses"))
@@ -184,94 +335,151 @@ def _advance_batched(
     losses: jax.Array,
     examples: Examples,
     weights: jax.Array,
-    keys: jax.Array,
+    seeds: jax.Array,
     schedules: jax.Array,
+    done: jax.Array,
     start: jax.Array,
     stop: jax.Array,
-) -> tuple[TrainState, jax.Array]:
-    """`loop.advance` for a group: leading axes of size M, laid out over the mesh."""
-    step_of_all = jax.vmap(functools.partial(train_step, spec), in_axes=(0, None, 0, 0, None, 0))
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """`loop.advance` for a group: leading axes of size M, laid out over the mesh.
 
-    def local(state, losses, examples, weights, keys, schedules, start, stop):
+    A device whose models are at step `done` already (`[devices]`) starts there. The third result,
+    int32 `[M]`, tells the health of the models; see `_health`.
+    """
+    one_schedule = schedules.ndim == 2
+    step_of_all = jax.vmap(
+        functools.partial(train_step, spec),
+        in_axes=(0, None, 0, 0, None, None if one_schedule else 0),
+    )
+
+    def local(state, losses, examples, weights, seeds, schedules, done, start, stop):
+        keys = jax.vmap(jax.random.key)(seeds)
+        axis = 0 if one_schedule else 1
+
         def body(step, carry):
             state, losses = carry
-            slots = jax.lax.dynamic_index_in_dim(schedules, step, axis=1, keepdims=False)
+            slots = jax.lax.dynamic_index_in_dim(schedules, step, axis, keepdims=False)
             state, loss = step_of_all(state, examples, weights, keys, step, slots)
             return state, losses.at[:, step].set(loss)
 
-        return jax.lax.fori_loop(start, stop, body, (state, losses))
+        begin = jnp.maximum(start, done[0])
+        state, losses = jax.lax.fori_loop(begin, stop, body, (state, losses))
+        return state, losses, _health(state, losses, stop)
 
     each, shared = PartitionSpec(MODELS), PartitionSpec()
+    rows = shared if one_schedule else each
     return jax.shard_map(
         local,
         mesh=mesh,
-        in_specs=(each, each, shared, each, each, each, shared, shared),
-        out_specs=(each, each),
+        in_specs=(each, each, shared, each, each, rows, each, shared, shared),
+        out_specs=(each, each, each),
         check_vma=False,
-    )(state, losses, examples, weights, keys, schedules, start, stop)
+    )(state, losses, examples, weights, seeds, schedules, done, start, stop)
 
 
-def _batched_group(spec, dataset, schedules, seeds, weights, mesh, store, progress) -> Ensemble:
-    """Trains one group to the end; the group is stored as a unit."""
-    checked = [check_inputs(spec, dataset, s, w) for s, w in zip(schedules, weights, strict=True)]
-    schedules = np.stack([schedule for schedule, _ in checked])
-    weights = np.stack([weight for _, weight in checked])
-    total = schedules.shape[1]
-    identity = {
-        "program": f"batched over {mesh.size} devices",
-        "members": [
-            run_identity(spec, dataset, *member)
-            for member in zip(seeds, schedules, weights, strict=True)
-        ],
-    }
-    trajectory = Trajectory(store, description_hash(identity), identity, Record(), total)
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    blank_state = jax.vmap(lambda key: initial_state(spec, key, dataset.inputs[:1]))(keys)
-    blank = (tree.to_host(blank_state), np.zeros(schedules.shape[:2], np.float32))
-    start, state, losses, before = trajectory.begin(blank)
-    watch, waiting, previous = Stopwatch(), 0.0, start
-    elapsed, carry = 0.0, (state, losses)
+def _health(state: TrainState, losses: jax.Array, stop: jax.Array) -> jax.Array:
+    """Per model the step of the first loss that is not finite, T if only the state is not, or -1.
 
-    place, count = _placement(mesh, len(seeds))
-    examples = jax.device_put(loop.device_examples(dataset), NamedSharding(mesh, PartitionSpec()))
-    fixed = place((weights, keys, schedules))
+    Found on the device, so that the host need not fetch states and losses to look for it.
+    """
+    count, total = losses.shape
+    bad = ~jnp.isfinite(losses) & (jnp.arange(total) < stop)
+    leaves = [leaf for leaf in jax.tree.leaves(state) if tree.is_floating(leaf)]
+    sound = [jnp.isfinite(leaf).reshape(count, -1).all(axis=1) for leaf in leaves]
+    sound = functools.reduce(jnp.logical_and, sound)
+    by_state = jnp.where(sound, _NONE, total)
+    return jnp.where(bad.any(axis=1), bad.argmax(axis=1), by_state).astype(jnp.int32)
 
-    def advance_to(carry, begin, end):
-        return _advance_batched(spec, mesh, *carry, examples, *fixed, begin, end)
 
-    for position, carry in loop.chunks(advance_to, place(carry), start, total):  # noqa: B020
+def _train_group(models, mesh, shards, examples, progress) -> tuple[PyTree, np.ndarray, float]:
+    """Trains the shards of a group to the end; returns all its states, losses, and seconds."""
+    total = models.steps
+    start = int(devices.gathered(mesh, np.int32(min(s.position for s in shards))).min())
+    carry = devices.lay_out(mesh, [(shard.state, shard.losses) for shard in shards])
+    lockstep = _Lockstep(models, mesh, shards, examples)
+    watch, waiting, elapsed = Stopwatch(), 0.0, 0.0
+    for position, carry in loop.chunks(lockstep, carry, start, total):  # noqa: B020
         paused = time.perf_counter()
         elapsed = watch.seconds() - waiting
-        members = jax.tree.map(lambda leaf: np.array(leaf)[:count], carry)
-        _check_members(members, seeds, previous, position, total)
-        trajectory.visit(position, *members, before + elapsed)
-        if progress is not None:
-            progress(position * count, total)
-        previous = position
+        if lockstep.failure is None:
+            parts = devices.local_parts(mesh, carry)
+            for shard, (state, losses) in zip(shards, parts, strict=True):
+                shard.visit(position, state, losses, elapsed)
+            if progress is not None:
+                members = min(mesh.size * len(shards[0].members), len(models.seeds))
+                progress(position * members, total)
         waiting += time.perf_counter() - paused
-    state, losses = jax.tree.map(lambda leaf: np.array(leaf)[:count], carry)
-    return Ensemble(spec, tuple(seeds), state, losses, before + elapsed)
+    lockstep.agree(total)
+    states, losses = devices.on_every_host(mesh, carry)
+    seconds = np.float32(max(shard.seconds for shard in shards) + elapsed)
+    return states, losses, float(devices.gathered(mesh, seconds).max())
 
 
-def _placement(mesh: Mesh, count: int):
-    """How to lay stacked trees out over the mesh: padded to a multiple of its size."""
-    padded = -(-count // mesh.size) * mesh.size
-    sharding = NamedSharding(mesh, PartitionSpec(MODELS))
-    index = np.minimum(np.arange(padded), count - 1)
+class _Lockstep:
+    """Advances a group, for `loop.chunks`, by the same stretches in all processes.
 
-    def place(stacked):
-        return jax.device_put(jax.tree.map(lambda leaf: leaf[index], stacked), sharding)
+    Each process proposes where the next stretch is to end, by its own clock, and the nearest end is
+    taken. With it they exchange whether a model has diverged, so that all raise the same error.
 
-    return place, count
+    Attributes:
+      failure: the first of this process's models that diverged, and at which step.
+    """
 
+    def __init__(self, models: _Models, mesh: Mesh, shards: list[_Shard], examples: Examples):
+        self._models, self._mesh, self._shards = models, mesh, shards
+        self._examples = examples
+        each = [(shard.weights, shard.seeds) for shard in shards]
+        self._weights, self._seeds = devices.lay_out(mesh, each)
+        if models.shared_schedule:
+            self._schedules = devices.replicate(mesh, models.schedules)
+        else:
+            self._schedules = devices.lay_out(mesh, [shard.schedules for shard in shards])
+        done = [np.array([shard.position], np.int32) for shard in shards]
+        self._done = devices.lay_out(mesh, done)
+        self.failure: tuple[int, int] | None = None
 
-def _check_members(members, seeds, start, stop, total) -> None:
-    state, losses = members
-    for index, seed in enumerate(seeds):
-        loop.check_losses(losses[index], start, stop, f" (model with seed {seed})")
-        member = jax.tree.map(lambda leaf, index=index: leaf[index], state)
-        if stop == total and not tree.is_finite(member):
-            raise DivergenceError(
-                f"training diverged (model with seed {seed}): the final state is not finite; "
-                "lower the learning rate or clip the gradients"
+    def __call__(self, carry: PyTree, begin: int, end: int) -> PyTree:
+        while begin < end:
+            stop = self.agree(end)
+            *carry, health = _advance_batched(
+                self._models.spec,
+                self._mesh,
+                *carry,
+                self._examples,
+                self._weights,
+                self._seeds,
+                self._schedules,
+                self._done,
+                begin,
+                stop,
             )
+            self._examine(health, stop)
+            begin = stop
+        return tuple(carry)
+
+    def _examine(self, health: jax.Array, stop: int) -> None:
+        total = self._models.steps
+        parts = devices.local_parts(self._mesh, health)
+        for shard, steps in zip(self._shards, parts, strict=True):
+            for member, step in zip(shard.members, np.asarray(steps), strict=True):
+                # A state that overflowed on the way shows in the next loss, with its step.
+                if step >= 0 and (step < total or stop == total) and self.failure is None:
+                    self.failure = int(member), int(step)
+
+    def agree(self, end: int) -> int:
+        """The nearest end that a process proposes.
+
+        Raises:
+          DivergenceError: if a model has diverged.
+          ProcessLost: if another process has died.
+        """
+        failure = (_NONE, _NONE) if self.failure is None else self.failure
+        votes = devices.gathered(self._mesh, np.array([end, *failure], np.int32))
+        if (failed := votes[votes[:, 1] != _NONE]).size:
+            _, member, step = min(failed.tolist(), key=lambda vote: vote[1])
+            what = f"the loss of step {step}" if step < self._models.steps else "the final state"
+            raise DivergenceError(
+                f"training diverged (model with seed {self._models.seeds[member]}): {what} is not "
+                "finite; lower the learning rate or clip the gradients"
+            )
+        return int(votes[:, 0].min())

@@ -1,0 +1,23 @@
+"""64 digits models, each trained with and without a forget set, in one process or several.
+
+python experiments/ensemble.py --config=configs/ensemble.py
+
+Not measured yet. It takes seconds.
+"""
+
+import ml_collections
+from default_config import default_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = default_config("ensemble", variant)
+    smoke = variant == "smoke"
+    config.dataset = "digits(num_train=200, num_test=100)" if smoke else "digits()"
+    config.model = "mlp(hidden=(128, 128), activation='gelu')"
+    config.epochs = 1 if smoke else 10
+    config.batch_size = 32
+    config.models = 3 if smoke else 64
+    config.mode = "auto"
+    config.group_size = 64
+    return config
