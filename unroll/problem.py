@@ -23,11 +23,13 @@ from unroll.training.run import Progress, Run
 from unroll.training.spec import TrainSpec
 from unroll.training.timing import Stopwatch
 from unroll.types import Params, PyTree, TrainState
+from unroll.unrolling.subspaces import LayerOptions, Statistics, record_statistics
 
-NEEDS = ("original", "run", "forget", "retain", "held_out")
+NEEDS = ("original", "run", "forget", "retain", "held_out", "statistics")
 """What can be declared: the trained state; the recorded run with its training data; the forgotten
-examples; the retained examples; data that was never trained on. The specification and the ids to
-forget are nobody's secret."""
+examples; the retained examples; data that was never trained on; second moments of the layers'
+inputs, made when the run was finished. The specification and the ids to forget are nobody's
+secret."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,6 +41,9 @@ class Problem:
       forget: ids of the training examples to forget; may be empty.
       held_out: examples never trained on that a method may use; none by default.
       store: where retrained models are looked up and kept.
+      statistics: second moments of the layers' inputs over what the model has learned. By default
+        those of the run's training set, from the store or computed where a method asks; given, they
+        may be of a training set that is gone, or what a former deletion left of them.
 
     Raises:
       InputError: if an id is out of range or repeated, or everything is to be forgotten.
@@ -48,6 +53,7 @@ class Problem:
     forget: np.ndarray
     held_out: Dataset | None = None
     store: Store | None = None
+    statistics: Statistics | None = None
 
     def __post_init__(self):
         ids = check_forget_ids(self.forget, len(self.run.dataset), allow_empty=True)
@@ -155,6 +161,23 @@ class Access:
         if self._problem.held_out is None:
             raise InputError("the method needs held-out data: give Problem(held_out=...)")
         return self._problem.held_out
+
+    def statistics(self, options: LayerOptions) -> Statistics:
+        """Second moments of the layers' inputs over all that was learned, forget set included.
+
+        Made from the run, they belong to the preparation: once, before any deletion. Their cost is
+        in them (`example_gradients`, `seconds`) and is none of the method's.
+
+        Raises:
+          InputError: if those that the problem was given keep something else than asked for.
+        """
+        self._require("statistics")
+        given = self._problem.statistics
+        if given is None:
+            return record_statistics(self._problem.run, options, store=self._problem.store)
+        if given.options != options:
+            raise InputError(f"the problem's statistics have {given.options}, not {options}")
+        return given
 
     @property
     def store(self) -> Store | None:

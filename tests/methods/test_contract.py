@@ -23,6 +23,8 @@ ROWS = [
     "amnesiac",
     "amnesiac(only='forget')",
     "gradient_ascent(learning_rate=0.01)",
+    "gradient_ascent(projection='energy(threshold=0.9)')",
+    "projected_gradient(epochs=2)",
     "finetune(learning_rate=0.05)",
     "taylor(order=1)",
     "taylor(order=2)",
@@ -96,6 +98,16 @@ def test_hyperparameters_are_complete(row):
     """A record must be enough to build the method again."""
     assert set(row.hyperparameters) == set(inspect.signature(METHODS[row.name]).parameters)
     assert method(str(row)).hyperparameters == row.hyperparameters
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_taylor_step_costs_the_products_of_two_series(recorded_run, order):
+    """From the snapshot before the first use, step 5, on: 3 passes over 120 less 5 batches."""
+    problem = unroll.Problem(recorded_run, recorded_run.schedule[6, :2])
+    result = unroll.unlearn(f"taylor(order={order})", problem)
+    assert result.info["start"] == 5
+    slots = 3 * 120 - 5 * 16
+    assert result.example_gradients == slots * {1: 1 + 2, 2: 1 + 2 + 3}[order]
 
 
 @pytest.mark.parametrize("exact", ["replay", "retrain"])

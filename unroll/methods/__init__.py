@@ -16,6 +16,7 @@ from unroll.methods.deltagrad import deltagrad
 from unroll.methods.finetune import finetune
 from unroll.methods.gradient_ascent import gradient_ascent
 from unroll.methods.original import original
+from unroll.methods.projected_gradient import projected_gradient
 from unroll.methods.replay import replay
 from unroll.methods.retrain import retrain
 from unroll.methods.sampled import sampled
@@ -32,6 +33,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "checkpointed_gradient": checkpointed_gradient,
     "amnesiac": amnesiac,
     "gradient_ascent": gradient_ascent,
+    "projected_gradient": projected_gradient,
     "finetune": finetune,
     "sampled": sampled,
     "segments": segments,
@@ -68,6 +70,7 @@ __all__ = [
     "gradient_ascent",
     "method",
     "original",
+    "projected_gradient",
     "replay",
     "retrain",
     "sampled",

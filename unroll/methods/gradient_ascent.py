@@ -10,38 +10,69 @@ from __future__ import annotations
 from unroll.checks import positive_number, whole_number
 from unroll.problem import Method, Unlearned
 from unroll.training.further import further_sgd
+from unroll.training.timing import Stopwatch
+from unroll.unrolling.subspaces import parse_projection, retained_bases
 
 
-def gradient_ascent(learning_rate: float = 0.01, epochs: int = 1, batch_size: int = 32) -> Method:
+def gradient_ascent(
+    learning_rate: float = 0.01,
+    epochs: int = 1,
+    batch_size: int = 32,
+    projection: str | None = None,
+) -> Method:
     """Plain SGD steps up the loss of the forgotten examples, from the original model.
 
     Args:
       learning_rate: step size.
       epochs: passes over the forget set.
       batch_size: examples per step.
+      projection: keeps the steps out of the retained inputs' subspaces, see `parse_projection`,
+        for example `energy(threshold=0.95)`; by default they go anywhere.
     """
+    protect = None if projection is None else parse_projection(projection)
     positive_number("learning_rate", learning_rate)
     whole_number("epochs", epochs)
     whole_number("batch_size", batch_size)
 
     def unlearn(key, access):
+        spec, original = access.spec, access.original
         data = access.forget_data
+        bases, spent, info, watch = None, 0, {}, None
+        if protect is not None:
+            statistics = access.statistics(protect.options)
+            watch = Stopwatch()
+            retained = retained_bases(
+                statistics, spec, original.params, original.model_state, data, protect.rule
+            )
+            bases, spent, info = retained.bases, retained.example_gradients, retained.note
         state = further_sgd(
-            access.spec,
-            access.original,
+            spec,
+            original,
             data,
             -1.0,
             key,
             learning_rate=learning_rate,
             epochs=epochs,
             batch_size=batch_size,
+            bases=bases,
             progress=access.progress,
         )
-        return Unlearned(state.params, state.model_state, epochs * len(data))
+        return Unlearned(
+            state.params,
+            state.model_state,
+            epochs * len(data) + spent,
+            info,
+            seconds=None if watch is None else watch.seconds(),
+        )
 
     return Method(
         "gradient_ascent",
-        {"learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size},
-        frozenset({"original", "forget"}),
+        {
+            "learning_rate": learning_rate,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "projection": projection,
+        },
+        frozenset({"original", "forget"} | ({"statistics"} if protect else set())),
         unlearn,
     )
