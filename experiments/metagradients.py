@@ -18,10 +18,14 @@ import workdir as workdirs
 from absl import flags
 
 import unroll
+from unroll.checks import whole_number
+from unroll.errors import InputError
 from unroll.evaluation import datamodelling
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.rows import append_rows
+from unroll.evaluation.work import ensemble, metagradient, training
 from unroll.report.datamodelling import write_datamodelling
+from unroll.training.estimate import is_finished
 from unroll.unrolling.metagradients import metagradients
 from unroll.unrolling.outcomes import mean_loss, point_losses
 from unroll.unrolling.smoothness import smoothness
@@ -31,12 +35,14 @@ from unroll.unrolling.tracin import tracin
 def run(config, workdir, store):
     """Attributes, deletes, retrains and compares; returns the path of the page."""
     study = from_config.build_study(config)
-    seed = config.train_seeds[0]
+    _check(config)
+    (seed,) = config.train_seeds
     metrics = _metrics(config, study, seed)
     sets = {
         fraction: datamodelling.random_deletions(study.train, config.deletions, fraction, seed)
         for fraction in config.fractions
     }
+    launch.announce(_work(config, study, store, seed))
     workdirs.prepare(workdir, config)
     display = ProgressDisplay()
     with display.task("train") as report:
@@ -77,6 +83,32 @@ def run(config, workdir, store):
         (workdir / f"{name}.jsonl").unlink(missing_ok=True)
         append_rows(workdir / f"{name}.jsonl", rows)
     return write_datamodelling(effects, prices, smooth, workdir, title=config.experiment)
+
+
+def _check(config):
+    """What would show only after the retraining, or never."""
+    whole_number("deletions", config.deletions, least=3)  # a rank correlation needs as many
+    if not config.fractions:
+        raise InputError("fractions is empty; give the share of the training set to delete")
+    if len(config.train_seeds) != 1:
+        raise InputError(
+            f"one run is attributed, but train_seeds={config.train_seeds}; give one seed, and "
+            "another --workdir for each further one"
+        )
+
+
+def _work(config, study, store, seed):
+    schedule, record = study.schedule(seed), unroll.Record(every=study.record_every)
+    recipe = study.spec, study.train, schedule
+    if not is_finished(store, *recipe, seed=seed, record=record):
+        yield training(*recipe)
+    yield dataclasses.replace(training(*recipe, count=2), at_most=True)  # smoothness
+    numbers = 2 + config.test_points
+    yield metagradient(*recipe, 1)
+    yield metagradient(*recipe, numbers)
+    yield metagradient(*recipe, numbers, share=1 / config.epochs)
+    for _ in config.fractions:
+        yield ensemble(*recipe, config.deletions + 1)
 
 
 def _metrics(config, study, seed):

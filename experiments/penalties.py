@@ -28,7 +28,9 @@ from unroll.evaluation.penalties import (
 from unroll.evaluation.privacy import ORIGINAL, RETRAINED, RiskRow, score, shadow_histograms
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.rows import append_rows, read_rows, resume_rows
+from unroll.evaluation.work import curvature, training, unlearning
 from unroll.report.penalties import write_penalties, write_privacy
+from unroll.training.optimizer import sgd_rule
 from unroll.unrolling.curvature import first_examples
 
 FINE_TUNING_SEED = 3_000_000
@@ -61,10 +63,11 @@ class Cell:
 def run(config, workdir, store):
     """Measures every cell that is not in the rows yet, then writes table and figure."""
     cells = _cells(config)  # every mistake shows before the first minute of work
-    workdirs.prepare(workdir, config)
     private = bool(config.shadow_dataset)
     kind, name = (RiskRow, "privacy") if private else (Outcome, "penalties")
     path = workdir / f"{name}.jsonl"
+    launch.announce(_work(cells, config, {row.cell for row in read_rows(path, kind)}))
+    workdirs.prepare(workdir, config)
     horizons = (TRAINING, FINE_TUNING) if config.fine_tuning_epochs else (TRAINING,)
     models = (ORIGINAL, RETRAINED, *config.methods)
     size = len(horizons) * (len(models) if private else 1)
@@ -89,6 +92,30 @@ def run(config, workdir, store):
     return write(read_rows(path, kind), workdir, title=config.experiment)
 
 
+def _work(cells, config, known):
+    """Run, twin and methods of each horizon of each new cell, and what is measured on them."""
+    for cell in cells:
+        study = cell.study
+        places = [tuple({**cell.place, "seed": seed}.values()) for seed in config.train_seeds]
+        count = sum(place not in known for place in places)
+        stages = [(study.spec, study.schedule(0), study.epochs)]
+        if cell.tuned is not None:
+            again = _fine_tuning(cell)
+            stages.append((cell.tuned, again.schedule(0), again.epochs))
+        for spec, schedule, epochs in stages:
+            recipe = spec, study.train, schedule
+            yield training(*recipe, count=2 * count)
+            for method in study.compared:
+                work = unlearning(method, *recipe, epochs)
+                yield dataclasses.replace(work, count=count)
+            if cell.shadow is None:
+                sizes = config.curvature_examples, config.curvature_chunk
+                yield curvature(*recipe, *sizes, count=(4 if config.proxies else 2) * count)
+        if cell.shadow is not None:
+            members = cell.shadow[0]
+            yield training(study.spec, members, study.schedule(0, len(members)), count=count)
+
+
 def _cells(config) -> list[Cell]:
     """One for each recipe; the data of recipes that differ only in the objective is read once."""
     studies, found = {}, []
@@ -102,6 +129,8 @@ def _cells(config) -> list[Cell]:
         steps = len(study.schedule(0))
         study = dataclasses.replace(study, spec=from_config.build_spec(one, study.train, steps))
         penalty_of(study.spec.objective)
+        if shadow is None:  # eta t sigma and the proxies are those of plain SGD
+            sgd_rule(study.spec.optimizer, steps)
         tuned = None
         if one.fine_tuning_epochs:
             slow = one.copy_and_resolve_references()
@@ -110,6 +139,7 @@ def _cells(config) -> list[Cell]:
         found.append(Cell(one, study, tuned, shadow))
     if not found:
         raise InputError("the grid has no cells; give variants")
+    grids.refuse_equal_cells([cell.place for cell in found])
     return found
 
 
@@ -130,12 +160,7 @@ def _measure(cell: Cell, seed: int, store) -> list[dict]:
     )
     stages = [first]
     if cell.tuned is not None:
-        again = dataclasses.replace(
-            study,
-            epochs=config.fine_tuning_epochs,
-            batch_size=config.fine_tuning_batch_size,
-        )
-        schedule = again.schedule(FINE_TUNING_SEED + seed)
+        schedule = _fine_tuning(cell).schedule(FINE_TUNING_SEED + seed)
         stages.append(
             train_stage(
                 FINE_TUNING,
@@ -160,6 +185,15 @@ def _measure(cell: Cell, seed: int, store) -> list[dict]:
         )
         for stage in stages
     ]
+
+
+def _fine_tuning(cell: Cell) -> unroll.Study:
+    """The study with the epochs and batches of the second horizon."""
+    return dataclasses.replace(
+        cell.study,
+        epochs=cell.config.fine_tuning_epochs,
+        batch_size=cell.config.fine_tuning_batch_size,
+    )
 
 
 def _scores(cell: Cell, seed: int, stages) -> list[dict]:

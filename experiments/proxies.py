@@ -17,14 +17,18 @@ import workdir as workdirs
 from absl import flags
 
 import unroll
+from unroll.checks import whole_number
 from unroll.data import make_schedule
-from unroll.errors import DivergenceError, InputError
+from unroll.errors import DivergenceError
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.proxies import ProxyRow, fixed_order_schedule, measure, retrain_distance
 from unroll.evaluation.rows import append_rows, read_rows, resume_rows
 from unroll.evaluation.study import NULL_SEED
+from unroll.evaluation.work import curvature, training
 from unroll.metrics.outputs import accuracy
 from unroll.report.proxies import write_proxies
+from unroll.training.estimate import is_finished
+from unroll.training.optimizer import sgd_rule
 from unroll.training.predict import predict
 from unroll.training.step import start_state
 from unroll.unrolling.curvature import first_examples
@@ -35,8 +39,10 @@ def run(config, workdir, store):
     cells = list(grids.cells(config))
     recorded = [t for t in _record(config).snapshot_steps(config.steps) if t]
     _check(cells)  # every mistake shows before the first minute of work
-    workdirs.prepare(workdir, config)
     path = workdir / "proxies.jsonl"
+    known = {row.cell for row in read_rows(path, ProxyRow)}
+    launch.announce(_work(cells, config, store, known, len(recorded)))
+    workdirs.prepare(workdir, config)
     finished = resume_rows(path, ProxyRow, lambda row: row.cell, len(recorded))
     done = {row.cell for row in finished}
     tasks = [(cell, seed) for cell in cells for seed in config.train_seeds]
@@ -47,6 +53,25 @@ def run(config, workdir, store):
                 append_rows(path, _rows(cell, seed, store, place, recorded))
             report(number, len(tasks))
     return write_proxies(read_rows(path, ProxyRow), workdir, title=config.experiment)
+
+
+def _work(cells, config, store, known, recorded):
+    """Original, twin, another retrain and sigmas of each new cell; pretraining once per seed."""
+    pretrained = set()
+    for cell in cells:
+        train, _ = _data(cell.dataset, cell.corruption)
+        seeds = [s for s in config.train_seeds if tuple(_place(cell, s).values()) not in known]
+        schedule, _ = _schedule(cell, 0, len(train))
+        recipe = from_config.build_spec(cell, train, cell.steps), train, schedule
+        yield training(*recipe, count=3 * len(seeds))
+        sigmas = (1 + recorded // cell.sigma_every) * len(seeds)
+        yield curvature(*recipe, cell.curvature_examples, count=sigmas)
+        for seed in seeds if cell.pretrain.epochs else ():
+            spec, first = _pretraining(cell, seed, train)
+            name = spec, train.name, seed
+            if name not in pretrained and not is_finished(store, spec, train, first, seed=seed):
+                yield training(spec, train, first)
+            pretrained.add(name)
 
 
 @functools.lru_cache(maxsize=2)
@@ -64,17 +89,14 @@ def _check(cells):
     for cell in cells:
         train, _ = _data(cell.dataset, cell.corruption)
         _schedule(cell, 0, len(train))
-        from_config.build_spec(cell, train, cell.steps)
+        sgd_rule(from_config.build_spec(cell, train, cell.steps).optimizer, cell.steps)
+        whole_number("sigma_every", cell.sigma_every)
         if (cell.dataset, cell.model) not in built:  # it reads the data again
             study = cell.copy_and_resolve_references()
             study.forget = "ids(ids=[0])"
             from_config.build_study(study)
             built.add((cell.dataset, cell.model))
-    if len({tuple(_place(cell, 0).values()) for cell in cells}) < len(cells):
-        raise InputError(
-            "two cells of the grid are the same to a row, which knows dataset, model, sd_gamma, "
-            "forget_batch and position; vary other fields in a config of their own"
-        )
+    grids.refuse_equal_cells([_place(cell, 0) for cell in cells])
 
 
 def _place(cell, seed):
@@ -143,18 +165,18 @@ def _pretrained(cell, spec, seed, store, train):
     """The first state: pretrained weights, or `None` for random ones."""
     if not cell.pretrain.epochs:
         return None
+    recipe, schedule = _pretraining(cell, seed, train)
+    first = unroll.train(recipe, train, schedule, seed=seed, store=store)
+    return start_state(spec, jax.random.key(seed), first.state.params, first.state.model_state)
+
+
+def _pretraining(cell, seed, train):
+    """Specification and schedule of the training that makes the pretrained weights."""
     recipe = cell.copy_and_resolve_references()
     recipe.optimizer.learning_rate = cell.pretrain.learning_rate
     recipe.optimizer.schedule = cell.pretrain.schedule
     schedule = make_schedule(seed, len(train), cell.pretrain.batch_size, cell.pretrain.epochs)
-    first = unroll.train(
-        from_config.build_spec(recipe, train, len(schedule)),
-        train,
-        schedule,
-        seed=seed,
-        store=store,
-    )
-    return start_state(spec, jax.random.key(seed), first.state.params, first.state.model_state)
+    return from_config.build_spec(recipe, train, len(schedule)), schedule
 
 
 if __name__ == "__main__":

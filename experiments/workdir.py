@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ml_collections
 
+from unroll.checkpoint import FORMAT
 from unroll.errors import InputError, StoreError
 
 
@@ -24,18 +25,22 @@ def default_workdir(config_argument: str) -> Path:
 def prepare(workdir: Path, config: ml_collections.ConfigDict) -> Path:
     """Creates the directory, writes `config.json` and sets earlier records aside.
 
+    Rows of a grid are kept, so the file also says which `unroll.checkpoint.FORMAT` they are of.
+
     Raises:
-      InputError: if the directory belongs to another config.
+      InputError: if the directory belongs to another config, or to code with other results.
       StoreError: if it cannot be written.
     """
-    text = json.dumps(json.loads(config.to_json_best_effort()), indent=1, sort_keys=True)
+    fields = json.loads(config.to_json_best_effort())
+    text = json.dumps({**fields, "format": FORMAT}, indent=1, sort_keys=True)
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise InputError(
-                f"{workdir} holds the results of another config; choose another --workdir "
-                "or delete it (stored models are kept elsewhere, in --store)"
+                f"{workdir} holds the results of another config or of an earlier version of the "
+                "library; choose another --workdir or delete it (stored models are kept "
+                "elsewhere, in --store)"
             )
         temporary = path.with_suffix(".tmp")
         temporary.write_text(text, encoding="utf-8")

@@ -47,6 +47,15 @@ def test_same_bits_sees_value_dtype_shape_and_name(change):
     assert not tree.same_bits(value, change(value))
 
 
+def test_a_copy_of_a_key_outlives_the_key():
+    state = {"key": jax.random.key(3), "w": jnp.ones(2)}
+    copy, same = tree.to_host(state), tree.to_host(state)
+    assert tree.same_bits(copy, same)
+    assert not tree.same_bits(copy, {**same, "key": jax.random.key(4)})
+    state["key"].delete()
+    assert np.array_equal(jax.random.key_data(copy["key"]), jax.random.key_data(same["key"]))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_is_finite(bad, dtype):

@@ -16,14 +16,24 @@ from unroll.types import PyTree
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Copies every leaf into its own numpy array (typed keys stay keys)."""
+    """Copies every leaf into its own numpy array; typed keys stay keys, with a buffer of their own.
+
+    So whatever becomes of the given tree, also a program that is donated its buffers, the copy
+    stays.
+    """
     return jax.tree.map(_leaf_to_host, tree)
 
 
 def _leaf_to_host(leaf):
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf
+    if is_key(leaf):
+        bits = np.array(jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf))
     return np.array(leaf)
+
+
+def is_key(leaf) -> bool:
+    """Whether a leaf is an array of typed keys, which numpy cannot hold."""
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def flatten(tree: PyTree) -> np.ndarray:
@@ -84,7 +94,7 @@ def content_hash(tree: PyTree) -> str:
     """SHA-256 over paths, dtypes, shapes and bytes of all leaves: equal exactly for equal bits."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
+        array = np.ascontiguousarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
         digest.update(f"{jax.tree_util.keystr(path)}|{array.dtype}|{array.shape}|".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -113,6 +113,33 @@ def test_deletions_are_twins(recorded_run, metrics, mode):
     assert np.abs(found.changes[:, 0]).min() > 1e-5
 
 
+def test_deletions_start_where_the_run_did(recorded_run, metrics, tmp_path):
+    run = unroll.train(
+        recorded_run.spec,
+        recorded_run.dataset,
+        recorded_run.schedule[:4],
+        initial=recorded_run.state,
+        seed=5,
+    )
+    ids, seen = run.schedule[1, :3], []
+    found = delete_and_retrain(
+        run,
+        metrics,
+        [ids],
+        store=unroll.Store(tmp_path),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    twin = unroll.unlearn("retrain", unroll.Problem(run, ids))
+    test = metrics[0]
+    change = np.asarray(test(run.state._replace(params=twin.params)) - test(run.state))
+    # The same program trains both, so the only rounding is that of the metric.
+    assert found.changes[0, :1] == pytest.approx(change, abs=1e-6)
+    assert abs(change) > 1e-5
+    assert seen[-1] == (8, 8)
+    with pytest.raises(unroll.InputError, match="one by one"):
+        delete_and_retrain(run, metrics, [ids], mode="batched")
+
+
 def test_retraining_goes_on_from_the_store(recorded_run, metrics, tmp_path):
     store, seen = unroll.Store(tmp_path), []
     sets = [np.array([3, 17]), np.array([50])]
@@ -168,10 +195,28 @@ def test_tracin_sums_over_snapshots_and_uses(blobs, mlp_spec, metrics):
         np.testing.assert_allclose(found, exact, atol=1e-3 * np.abs(exact).max())
 
 
+def test_tracin_goes_on_in_the_learning_rate_schedule(blobs, mlp_spec, metrics):
+    """The second half of a run, as a run of its own, has the same scales."""
+    train, _ = blobs
+    rate = unroll.optax_call("linear_schedule", 0.1, 0.0, 4)
+    spec = dataclasses.replace(mlp_spec, optimizer=unroll.optax_call("sgd", rate))
+    schedule = np.arange(32, dtype=np.int32).reshape(4, 8)
+    whole = unroll.train(spec, train, schedule, record=unroll.Record(every=2))
+    half = unroll.train(spec, train, schedule[2:], initial=whole.snapshots[2])
+    late = schedule[2:].ravel()
+    expected = tracin(whole, metrics).gradients[:, late]
+    # The same numbers from the same states: rounding only.
+    np.testing.assert_allclose(tracin(half, metrics).gradients[:, late], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (dict(optimizer=unroll.optax_call("adam", 0.01)), "needs plain sgd"),
+        (
+            dict(objective=unroll.Objective(sd_gamma=1.0, sd_decay=2.0, sd_decay_every=5)),
+            "set sd_decay=1.0",
+        ),
         (dict(denominator="renormalise"), "needs denominator='batch'"),
     ],
 )

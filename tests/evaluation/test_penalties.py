@@ -191,6 +191,44 @@ def test_page_of_penalties(tmp_path):
     assert (tmp_path / "absolute.png").stat().st_size > 5000
 
 
+def test_page_prints_geometric_means_and_marks_what_is_not_at_equal_accuracy(tmp_path):
+    rows = [row for row in grid() if row.penalty != "SD"]
+    errors = iter((0.1, 1.0, 10.0))
+    rows = [
+        row
+        if row.penalty == "none"
+        else dataclasses.replace(row, errors={"single_gradient": next(errors)})
+        for row in rows
+    ]
+    page = write_penalties(rows, tmp_path, "Title").read_text()
+    # Student's interval of -1, 0, 1 decades: 0 -+ 4.303 / sqrt(3) = 2.484 of them.
+    assert "| weight decay | 1 (strongest)* | +0.01 |" in page
+    assert (
+        "| 1.0 [0.0033, 300] |" in page
+        and "37 ±" not in page
+        and "3.7 ±" not in page.split("At")[1]
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row for row in grid() if row.penalty == "none"],
+        [Outcome("d", "m", "f", "SD", 8.0, 0, TRAINING, note="training diverged")],
+    ],
+    ids=["no penalty", "every run diverged"],
+)
+def test_page_with_nothing_to_compare(tmp_path, rows):
+    write_penalties(rows, tmp_path, "Title")
+    assert (tmp_path / "relative.png").exists()
+
+
+def test_privacy_page_where_every_run_diverged(tmp_path):
+    place = dict(dataset="d", model="m", forget="f", penalty="none", strength=0.0, seed=0)
+    rows = [RiskRow(**place, horizon=TRAINING, method=m) for m in (ORIGINAL, RETRAINED)]
+    assert "missing in 1 of 1" in write_privacy(rows, tmp_path, "Title").read_text()
+
+
 def test_shadows_that_cannot_tell_give_one_half(blobs, schedule):
     histograms = shadow_histograms(linear(), blobs[0], blobs[0], schedule, seed=9)
     logits = np.random.default_rng(0).normal(size=(6, 3))
@@ -236,5 +274,22 @@ def test_correlation_of_the_gap():
 
 def test_page_of_privacy(tmp_path):
     page = write_privacy(risk_rows(), tmp_path, "Title").read_text()
-    assert "| original | verification error | 1.00 | 1.00 |" in page
+    assert "| original | verification error | 5 | 1.00 | 1.00 |" in page
     assert (tmp_path / "privacy.png").stat().st_size > 5000
+
+
+def test_models_of_one_run_are_no_repetitions(tmp_path):
+    gaps = iter((0.1, 0.3, 0.2, 0.4, 0.6))
+    rows = [
+        dataclasses.replace(row, gap=next(gaps)) if row.method == ORIGINAL else row
+        for row in risk_rows()
+    ]
+    rows += [
+        dataclasses.replace(row, method="taylor(order=1)") for row in rows if row.method == ORIGINAL
+    ]
+    page = write_privacy(rows, tmp_path, "Title").read_text()
+    lines = {tuple(line.split(" | ")[:2]): line for line in page.splitlines()}
+    assert "| 5 | 0.90 [" in lines["| original", "verification error"]
+    pooled = lines["| all models", "verification error"]
+    assert "| 10 | 0.90 |" in pooled and "[" not in pooled
+    assert "5 runs" in page

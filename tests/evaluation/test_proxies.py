@@ -1,5 +1,7 @@
 """Proxies beside the verification error: a quadratic with a known error, and hand-made rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -154,6 +156,48 @@ def test_correlations_of_made_rows():
     assert slopes(rows, "paper") == pytest.approx([1.5] * 5)
     assert slopes(rows, "t") == pytest.approx([0.5] * 5)
     assert slope(rows, "eta1") is None
+
+
+def test_copies_of_one_run_have_no_interval():
+    """Five positions of two seeds: what does not know the position has two distinct values."""
+    last = made_rows()[3]
+    rows = [
+        dataclasses.replace(
+            last,
+            seed=seed,
+            position=position,
+            paper=1.0 + seed,
+            gradnorm=float((3 * position + seed) % 7),
+            verification_error=1.0 + position + seed / 2,
+        )
+        for position in range(5)
+        for seed in range(2)
+    ]
+    errors = [row.verification_error for row in rows]
+    for correlate in (pearson, spearman):
+        copied = across_runs(rows, "paper", 4, correlate)
+        assert (copied.low, copied.high, copied.count) == (None, None, 10)
+        assert copied.note == "no interval: only 2 distinct values"
+        assert copied.value == correlate([row.paper for row in rows], errors).value
+        assert across_runs(rows, "gradnorm", 4, correlate).low is not None
+
+
+def test_page_prints_no_interval_over_copies(tmp_path):
+    rows = [dataclasses.replace(row, eta1=float(row.seed % 3)) for row in made_rows()[:-1]]
+    page = write_proxies(rows, tmp_path, "title").read_text()
+    assert "Runs: n = 5 at t = 3, n = 5 at t = 4." in page
+    assert "(only 3 distinct values)" in page
+
+
+def test_page_counts_the_steps_at_which_unlearning_did_harm(tmp_path):
+    values = [(1.9, 0.5), (2.0, 2.0), (4.0, 1.0), (30.0, 3.0), (40.0, 0.1), (50.0, 7.0)]
+    rows = [
+        dataclasses.replace(made_rows()[0], eta_t_sigma=x, verification_error=r, no_unlearning=1.0)
+        for x, r in values
+    ]
+    page = write_proxies(rows, tmp_path, "title").read_text()
+    assert "| 0 to 2 | 0 | 1 | 0% |" in page and "| 2 to 5 | 1 | 2 | 50% |" in page
+    assert "| 5 to 8 | 0 | 0 | - |" in page and "| 20 and more | 2 | 3 | 67% |" in page
 
 
 def test_page(tmp_path):

@@ -1,6 +1,5 @@
 """The ladder experiment as a user runs it, killed half-way and run again."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -8,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import unroll
 from unroll.evaluation.ladder import Rung
-from unroll.evaluation.rows import append_rows, read_rows
+from unroll.evaluation.rows import read_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,7 +54,35 @@ def test_a_grid_over_an_unknown_field_is_refused(tmp_path):
     assert result.stderr.strip().endswith("the grid sets 'epoch', which the config does not have")
 
 
-def test_rows_with_a_number_that_is_not_finite_are_refused(tmp_path):
-    fields = {field.name: 0.0 for field in dataclasses.fields(Rung)}
-    with pytest.raises(unroll.InputError, match="relative_error=nan"):
-        append_rows(tmp_path / "rows.jsonl", [Rung(**{**fields, "relative_error": float("nan")})])
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.order=0", "order must be a whole number, 1 or more; got 0"),
+        ("--config.axes=(('batch_size',(16,32)),)", "two cells of the grid are the same to a row"),
+    ],
+)
+def test_mistakes_show_before_any_work(tmp_path, argument, message):
+    result = ladder(argument, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr.strip().splitlines()[-1] and "Traceback" not in result.stderr
+    assert not (tmp_path / "runs" / "ladder-smoke").exists()
+
+
+def test_cells_that_cannot_be_measured_are_rows_and_the_grid_goes_on(tmp_path):
+    """The first diverges at once; at a rate of 0 in the second original and twin are equal."""
+    result = ladder(
+        "--config.variants=((('model','mlp(hidden=(8,))'),),)",
+        "--config.train_seeds=(0,)",
+        "--config.order=1",
+        "--config.epochs=1",
+        "--config.axes=(('optimizer.learning_rate',(1e30,0.0,0.05)),)",
+        "--config.forget=random(size=2)",
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    workdir = tmp_path / "runs" / "ladder-smoke"
+    rows = read_rows(workdir / "ladder.jsonl", Rung)
+    assert [rung.order for rung in rows] == [0, 1] * 3
+    assert [rung.relative_error is None for rung in rows] == [True] * 4 + [False] * 2
+    assert "diverged" in rows[0].note and "nothing was forgotten" in rows[2].note
+    assert "missing in 1 of 1" in (workdir / "ladder.md").read_text()

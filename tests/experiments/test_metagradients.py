@@ -53,7 +53,9 @@ def test_smoke_run(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--config.deletions=0", "count must be"),
+        ("--config.deletions=2", "deletions must be a whole number, 3 or more; got 2"),
+        ("--config.fractions=()", "fractions is empty"),
+        ("--config.train_seeds=(0,1)", "give one seed"),
         ("--config.fractions=(1.5,)", "fraction"),
         ("--config.test_points=0", "size"),
         ("--config.model=resnet()", "unknown model"),

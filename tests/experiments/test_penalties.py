@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from unroll.evaluation.penalties import Outcome
 from unroll.evaluation.privacy import RiskRow
@@ -70,9 +71,22 @@ def test_privacy_rows(tmp_path):
     assert "Spearman" in (workdir / "privacy.md").read_text()
 
 
-def test_two_penalties_at_once_are_refused(tmp_path):
-    both = "--config.variants=((('objective.l2',0.1),('objective.sd_gamma',0.1)),)"
-    result = penalties("imdb_penalties_full.py:smoke", both, cwd=tmp_path)
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["--config.variants=((('objective.l2',0.1),('objective.sd_gamma',0.1)),)"],
+            "compared one at a time",
+        ),
+        (
+            ["--config.variants=((),(('batch_size',4),))"],
+            "the same to a row, which knows their dataset, model, forget, penalty, strength",
+        ),
+        (["--config.optimizer.name=adam", "--config.optimizer.eps_root=1e-4"], "plain sgd"),
+    ],
+)
+def test_mistakes_show_before_any_work(tmp_path, arguments, message):
+    result = penalties("imdb_penalties_full.py:smoke", *arguments, cwd=tmp_path)
     assert result.returncode == 1
-    assert "compared one at a time" in result.stderr and "Traceback" not in result.stderr
+    assert message in result.stderr.strip().splitlines()[-1] and "Traceback" not in result.stderr
     assert not (tmp_path / "runs" / "imdb_penalties_full-smoke").exists()

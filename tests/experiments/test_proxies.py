@@ -78,10 +78,18 @@ def test_divergence_is_a_row_without_numbers(tmp_path):
     assert "Left out" in (workdir / "proxies.md").read_text()
 
 
-def test_mistakes_show_before_any_work(tmp_path):
-    result = proxies("proxies", "--config.steps=1", "--config.position=1", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config.steps=1", "--config.position=1"], "never uses its batch 1"),
+        (["--config.optimizer.name=adam", "--config.optimizer.eps_root=1e-4"], "plain sgd"),
+        (["--config.sigma_every=0"], "sigma_every must be a whole number"),
+    ],
+)
+def test_mistakes_show_before_any_work(tmp_path, arguments, message):
+    result = proxies("proxies", *arguments, cwd=tmp_path)
     assert result.returncode == 1
-    assert "never uses its batch 1" in result.stderr.strip().splitlines()[-1]
+    assert message in result.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "runs" / "proxies-smoke").exists()
 
 

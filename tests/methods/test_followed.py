@@ -40,20 +40,95 @@ def test_more_examples_are_better(problem):
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_segments_are_exact_for_constant_curvature_and_small_steps():
-    """Least squares on whole batches: one matrix for the run; exp(-x) is 1 - x for small x."""
-    train, _ = unroll.data.load("blobs", num_train=24, num_test=8, num_features=3, num_classes=2)
-    spec = unroll.TrainSpec(
-        unroll.models.build("linear", num_classes=2),
-        objective=unroll.Objective(loss="squared_error"),
-        optimizer=unroll.optax_call("sgd", learning_rate=0.002),
+def test_a_forgotten_example_may_fill_several_slots_of_a_batch(blobs, mlp_spec):
+    schedule = np.arange(48, dtype=np.int32).reshape(3, 16)
+    schedule[1, :5] = 3
+    run = unroll.train(mlp_spec, blobs[0], schedule)
+    # The sample is the whole batch: the twin up to rounding.
+    assert relative_error("sampled(examples=16)", unroll.Problem(run, np.array([3, 17]))) < 1e-3
+
+
+LEAST_SQUARES = 24
+"""Examples of the problem below, all in every batch; example 5 is forgotten."""
+
+
+def least_squares(rate=0.01, weights=None, slots=LEAST_SQUARES, steps=60, **objective):
+    """One matrix is the curvature of the whole run."""
+    train, _ = unroll.data.load(
+        "blobs", num_train=LEAST_SQUARES, num_test=8, num_features=3, num_classes=3
     )
-    run = unroll.train(spec, train, np.tile(np.arange(24, dtype=np.int32), (60, 1)))
-    problem = unroll.Problem(run, np.array([5]))
+    spec = unroll.TrainSpec(
+        unroll.models.build("linear", num_classes=3),
+        objective=unroll.Objective(loss="squared_error", **objective),
+        optimizer=unroll.optax_call("sgd", learning_rate=rate),
+    )
+    schedule = np.full((steps, slots), -1, np.int32)
+    schedule[:, :LEAST_SQUARES] = np.arange(LEAST_SQUARES)
+    if "sd_decay" in objective:
+        schedule[0, 5] = -1  # the first step still has the penalty
+    return unroll.Problem(unroll.train(spec, train, schedule, weights=weights), np.array([5]))
+
+
+def test_segments_are_exact_for_constant_curvature_and_small_steps():
+    """Least squares on whole batches; exp(-x) is 1 - x for small x."""
+    problem = least_squares(rate=0.002)
     # Every segment takes its forgotten gradients at its middle; more segments are nearer.
     coarse = relative_error("segments(count=1, examples=24, rank=8)", problem)
     fine = relative_error("segments(count=15, examples=24, rank=8)", problem)
     assert fine < coarse / 2 and fine < 0.02
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        dict(weights=np.full(LEAST_SQUARES, 2.0)),
+        dict(weights=np.arange(LEAST_SQUARES) % 2),
+        dict(l2=1.0),
+        dict(l2=1.0, slots=2 * LEAST_SQUARES),
+        dict(sd_gamma=3.0, sd_decay=1e6, sd_decay_every=1),
+    ],
+    ids=["heavy", "half of weight 0", "l2", "l2 and empty slots", "a penalty that is gone"],
+)
+def test_segments_have_the_curvature_of_the_run(case):
+    """Weights, empty slots, the l2 penalty and the step of the objective all enter it."""
+    error = relative_error("segments(count=30, examples=24, rank=8)", least_squares(**case))
+    assert error < 0.05
+
+
+def test_costs_are_counted():
+    """24 of 48 slots are filled in each of 60 steps, one of them with the forgotten example."""
+    problem = least_squares(slots=2 * LEAST_SQUARES)
+    filled, uses = 60 * 24, 60
+    # Exact are the steps 0, 1, 4, 8, ..., 56: curvature is positive, so none is added.
+    found = unroll.unlearn("deltagrad(period=4, burn_in=2)", problem)
+    assert found.info["exact_steps"] == 16
+    assert found.example_gradients == 16 * 24 + uses
+    assert found.info["preparation_example_gradients"] == filled
+    found = unroll.unlearn("sampled(examples=6)", problem)
+    assert found.example_gradients == 60 * 6 + uses
+    assert found.info["preparation_example_gradients"] == filled * 4 / 3 + 60 * 6
+    # A segment takes one forgotten gradient, and 3 products of 8 examples for each function.
+    found = unroll.unlearn("segments(count=5, examples=8, rank=3)", problem)
+    assert found.example_gradients == pytest.approx(5 * (1 + 2 * 3 * 8 * 4 / 3))
+
+
+def test_deltagrad_is_good_between_its_exact_steps(blobs, mlp_spec):
+    """On full batches a secant pair speaks for the next steps."""
+    run = unroll.train(mlp_spec, blobs[0], np.tile(np.arange(120, dtype=np.int32), (60, 1)))
+    problem = unroll.Problem(run, np.array([3, 17]))
+    # Measured 0.079; 0.57 with no curvature between, 0.96 with the pairs exchanged.
+    assert relative_error("deltagrad(period=4)", problem) < 0.2
+
+
+def test_deltagrad_takes_steps_of_learning_rate_zero(blobs, mlp_spec):
+    """A warm-up begins with one, and a decay to zero ends with some: there the run rests."""
+    rate = unroll.optax_call("warmup_cosine_decay_schedule", 0.0, 0.1, 2, 6)
+    spec = dataclasses.replace(mlp_spec, optimizer=unroll.optax_call("sgd", rate))
+    schedule = unroll.data.make_schedule(0, len(blobs[0]), batch_size=16, epochs=1)
+    problem = unroll.Problem(unroll.train(spec, blobs[0], schedule), schedule[2, :3])
+    # Rounding of weights that move by some 1e-2.
+    assert relative_error("deltagrad(period=1)", problem) < 1e-3
+    unroll.unlearn("deltagrad(period=2, burn_in=1)", problem)  # raises if a pair is not finite
 
 
 def test_inclusion_probabilities():

@@ -66,6 +66,21 @@ def test_methods_without_an_error_are_named(make_records):
     )
 
 
+def test_a_method_that_failed_for_some_seeds_is_not_drawn(make_records):
+    records = [
+        dataclasses.replace(record, value=None, note="diverged")
+        if (record.method, record.metric, record.train_seed)
+        == ("gradient_ascent", "relative_verification_error", 2)
+        else record
+        for record in make_records(curves=False)
+    ]
+    figure = scoreboard(records)
+    assert "gradient_ascent" not in points(figure.axes[0])
+    assert "finetune" in points(figure.axes[0])
+    omissions = [text.get_text() for text in figure.texts if "Not drawn" in text.get_text()]
+    assert len(omissions) == 1 and omissions[0].endswith("every seed: gradient_ascent")
+
+
 def test_frontier_keeps_what_nothing_beats():
     frontier = pareto_frontier([(1, 0), (0, 1), (0.5, 1.1), (0.5, 0.4), (0.7, 0.4), (2, 0)])
     assert frontier == [(0, 1), (0.5, 0.4), (1, 0)]

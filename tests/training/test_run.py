@@ -186,6 +186,20 @@ def test_a_run_may_start_from_a_given_state(blobs, mlp_spec, tmp_path):
     assert tree.same_bits(twin.params, unroll.unlearn("replay", problem).params)
 
 
+def test_an_optimiser_with_a_key_is_recorded_and_replayed(blobs, mlp_spec):
+    """Noisy SGD draws from a key in its state, which the loop must not take from the record."""
+    optimizer = unroll.optax_call("noisy_sgd", 0.05, 0.01, 0.55, 7)
+    spec = dataclasses.replace(mlp_spec, optimizer=optimizer)
+    schedule = unroll.data.make_schedule(0, len(blobs[0]), batch_size=24, epochs=1)
+    run = unroll.train(spec, blobs[0], schedule, record=unroll.Record(every=2))
+    for step in run.snapshots:
+        state = run.snapshots[step]
+        arguments = spec, blobs[0], state, run.schedule, run.weights, run.key
+        assert tree.same_bits(fit(*arguments, start=step), run.state)
+    again = unroll.train(spec, blobs[0], schedule[2:], initial=run.snapshots[2])
+    assert tree.same_bits(again.snapshots[0], run.snapshots[2])
+
+
 def test_an_initial_state_of_another_model_is_refused(blobs, mlp_spec):
     train = blobs[0]
     schedule = unroll.data.make_schedule(0, len(train), batch_size=15, epochs=1)

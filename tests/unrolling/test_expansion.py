@@ -10,12 +10,14 @@ import pytest
 
 import unroll
 from unroll.training import loop
+from unroll.training.record import Snapshots
 from unroll.training.step import Examples, initial_state
 from unroll.unrolling.expansion import (
     TRUNCATIONS,
     advance_expansion,
     at_rest,
     expansion,
+    recorded_steps,
     single_gradient_at,
 )
 
@@ -279,6 +281,16 @@ def test_nothing_to_forget_leaves_the_run_alone(recorded_run):
 def test_bad_requests_are_refused_at_once(recorded_run, options, message):
     with pytest.raises(unroll.InputError, match=message):
         expansion(recorded_run, **options)
+
+
+def test_steps_are_looked_up_without_reading_states(recorded_run):
+    def refuse():
+        raise AssertionError("a state was read")
+
+    unread = Snapshots(dict.fromkeys(recorded_run.snapshots, refuse))
+    run = dataclasses.replace(recorded_run, snapshots=unread)
+    assert recorded_steps(run, 5) == [10, 15, 20, 24]
+    assert recorded_steps(run, 0, [15, 10]) == [10, 15]
 
 
 def test_the_singular_value_penalty_is_refused(blobs):

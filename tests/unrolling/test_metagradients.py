@@ -468,6 +468,19 @@ def test_smoothness_takes_three_trainings(recorded_run, monkeypatch):
     assert result.warning is None
 
 
+def test_smoothness_starts_where_the_run_did(recorded_run):
+    run = unroll.train(
+        recorded_run.spec,
+        recorded_run.dataset,
+        recorded_run.schedule,
+        initial=recorded_run.state,
+        seed=5,
+    )
+    result = smoothness(run, fraction=0.02)
+    # Trainings from the seed's own state would end elsewhere: a curvature of about 1.
+    assert result.score > 0.9 and result.curvature < 0.5 and result.warning is None
+
+
 def test_an_erratic_recipe_is_warned_about(blobs):
     """At a learning rate beyond stability the trainings part ways, but none diverges."""
     train, _ = blobs

@@ -370,6 +370,14 @@ def test_bad_settings_are_refused(setting, options):
         train_with_tangents(SPEC, *setting, **options)
 
 
+def test_an_initial_state_of_another_model_is_refused(setting):
+    train, schedule, cohorts = setting
+    other = unroll.TrainSpec(unroll.models.build("linear", num_classes=3))
+    state = initial_state(other, jax.random.key(0), train.inputs)
+    with pytest.raises(unroll.InputError, match="does not fit the specification"):
+        train_with_tangents(SPEC, train, schedule, cohorts, initial=state)
+
+
 def test_bad_deletions_are_refused(setting, trained):
     with pytest.raises(unroll.InputError, match="'user 7' was not registered.*cohort 0, cohort 1"):
         trained.delete(["cohort 0", "user 7"])

@@ -318,7 +318,5 @@ def test_half_precision_accumulators_start_at_zero(blobs):
     problem = blob_problem(blobs, spec)
     start = zeros_like_state(problem.run.snapshots[2])
     assert all(not np.any(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(start))
-    twin = unroll.unlearn("retrain", problem).params
-    result = unroll.unlearn("taylor(order=1)", problem).params
-    # bfloat16 has 8 bits: the series of a rounded run is good to some percent only.
-    assert unroll.relative_verification_error(result, twin, problem.run.state.params) < 0.5
+    with pytest.raises(unroll.InputError, match="bfloat16"):
+        unroll.unlearn("taylor(order=1)", problem)

@@ -69,6 +69,21 @@ def test_a_divergent_series_is_said_to_diverge():
 
 
 @pytest.mark.parametrize(
+    ("norms", "floor", "expected"),
+    [
+        ([1.0, 0.01, 0.02], 0.0, 1.0),  # small, but growing: nothing bounds what is left out
+        ([1.0, 0.01, 0.01], 0.0, 1.0),
+        ([1.0, 2.0, 4.0], 0.0, 4.0),
+        ([1.0, 0.0, 0.01], 0.0, 1.0),
+        ([1.0, 0.0, 0.0], 0.0, 0.0),  # the series has ended: a polynomial
+        ([1.0, 1e-5, 2e-5], 1e-3, np.hypot(2e-5, 1e-3)),  # rounding, which grows by chance
+    ],
+)
+def test_terms_that_do_not_fall(norms, floor, expected):
+    assert estimated_relative_error(norms, 1.0, 2, floor) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("action", "words"),
     [
         (lambda c: estimated_relative_error(term_norms(c), 1.0, 2), "one order more"),

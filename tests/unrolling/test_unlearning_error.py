@@ -226,6 +226,18 @@ def test_a_model_with_batch_normalisation_has_proxies_without_a_gradient(images)
         unlearning_errors(run, np.array([1]), batch)
 
 
+def test_what_is_left_out_of_a_singular_value_penalty_is_said(blobs):
+    train, _ = blobs
+    spec = unroll.TrainSpec(
+        unroll.models.build("linear", num_classes=3),
+        objective=unroll.Objective(singular_gamma=0.01),
+    )
+    run = unroll.train(spec, train, np.arange(32).reshape(4, 8), record=unroll.Record(every=2))
+    batch = first_examples(train, 10)
+    assert any("singular-value" in note for note in unlearning_errors(run, FORGET, batch).notes)
+    assert unlearning_errors(run, None, batch).notes == ()
+
+
 def test_a_run_without_snapshots_is_refused(blobs, mlp_spec):
     train, _ = blobs
     run = unroll.train(mlp_spec, train, np.arange(32).reshape(4, 8))

@@ -32,7 +32,8 @@ from unroll.data.forget import check_forget_ids, random_ids
 from unroll.errors import DivergenceError, InputError
 from unroll.metrics.correlation import Correlation, spearman
 from unroll.training.ensemble import train_ensemble
-from unroll.training.run import Progress, Run
+from unroll.training.run import Progress, Run, part_of_progress, train
+from unroll.types import TrainState
 from unroll.unrolling.metagradients import Attribution
 from unroll.unrolling.outcomes import Metric, evaluate
 
@@ -112,21 +113,32 @@ def delete_and_retrain(
     single run, and that must not enter the differences.
 
     Args:
-      run: the original run.
+      run: the original run. If it began from a given state, so do the others.
       metrics: as in `metagradients`.
       deletions: sets of ids.
-      mode: see `unroll.train_ensemble`.
+      mode: see `unroll.train_ensemble`; one by one for a run that began from a given state.
       store: where the models live; a killed call goes on from there.
       progress: called with (steps done, steps in all) over all models.
 
     Raises:
-      InputError: if a set is empty, or names an example twice or one that there is not.
+      InputError: if a set is empty, or names an example twice or one that there is not; or on
+        `mode="batched"` for a run that began from a given state.
       DivergenceError: if a retraining diverges, or a metric of its result is not finite.
     """
     deletions = tuple(check_forget_ids(ids, len(run.dataset)) for ids in deletions)
     weights = np.tile(run.weights, (1 + len(deletions), 1))
     for row, ids in zip(weights[1:], deletions, strict=True):
         row[ids] = 0.0
+    retrain = _retrained if run.initial is None else _retrained_from_initial
+    states, seconds = retrain(run, weights, mode, store, progress)
+    values = np.stack([evaluate(metrics, state) for state in states])
+    if not np.isfinite(values).all():
+        raise DivergenceError("a metric of a retrained model is not finite; check metric and run")
+    return Deletions(deletions, values[1:] - values[0], seconds * len(deletions) / len(weights))
+
+
+def _retrained(run, weights, mode, store, progress) -> tuple[list[TrainState], float]:
+    """Final states of the run with each row of weights `[M, N]`, and seconds."""
     ensemble = train_ensemble(
         run.spec,
         run.dataset,
@@ -137,11 +149,30 @@ def delete_and_retrain(
         store=store,
         progress=progress,
     )
-    values = np.stack([evaluate(metrics, ensemble.member(i)) for i in range(len(ensemble))])
-    if not np.isfinite(values).all():
-        raise DivergenceError("a metric of a retrained model is not finite; check metric and run")
-    seconds = ensemble.seconds * len(deletions) / len(weights)
-    return Deletions(deletions, values[1:] - values[0], seconds)
+    return [ensemble.member(index) for index in range(len(ensemble))], ensemble.seconds
+
+
+def _retrained_from_initial(run, weights, mode, store, progress) -> tuple[list[TrainState], float]:
+    """As `_retrained`, for a run from a given state: an ensemble starts each model from a seed."""
+    if mode == "batched":
+        raise InputError(
+            "a run that began from a given state is retrained one by one; "
+            "choose mode='sequential' or 'auto'"
+        )
+    runs = [
+        train(
+            run.spec,
+            run.dataset,
+            run.schedule,
+            seed=run.seed,
+            weights=row,
+            initial=run.snapshots[0],
+            store=store,
+            progress=part_of_progress(progress, index, len(weights)),
+        )
+        for index, row in enumerate(weights)
+    ]
+    return [each.state for each in runs], sum(each.seconds for each in runs)
 
 
 @dataclasses.dataclass(frozen=True)

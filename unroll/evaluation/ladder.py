@@ -4,12 +4,15 @@ For a run and a forget set: the coefficients up to order K + 1 once, then for ea
 relative verification error against the twin, its estimate from the next term (no retraining), and
 the error of the resummed series. Order 0 is doing nothing, whose error is 1 by definition; the
 retrain-versus-retrain distance stands beside it on the same scale.
+
+Design: a cell that diverged, or whose original and twin are equal, is a row of missing values with
+a note. Rejected: leaving such cells out, after which a page could not say how many there were.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -54,7 +57,7 @@ class Rung:
       next_term: norm of the next term relative to the correction, the estimate's first part.
       floor: rounding floor relative to the correction, its second part.
       resummed: relative verification error of the resummed series, from order 2 on.
-      no_unlearning: `||w_T - w'_T||`, what the errors are relative to.
+      no_unlearning: `||w_T - w'_T||`, what the errors are relative to; `None` if there is none.
       retrain_distance: distance of two independent retrains, in the same unit as the errors.
       note: why a number is missing.
     """
@@ -67,19 +70,29 @@ class Rung:
     forget_size: int
     seed: int
     order: int
-    relative_error: float | None
-    estimate: float | None
-    next_term: float | None
-    floor: float | None
-    resummed: float | None
-    no_unlearning: float
-    retrain_distance: float
+    relative_error: float | None = None
+    estimate: float | None = None
+    next_term: float | None = None
+    floor: float | None = None
+    resummed: float | None = None
+    no_unlearning: float | None = None
+    retrain_distance: float | None = None
     note: str | None = None
 
     @property
     def cell(self) -> tuple:
         """The coordinates of the cell: all but the order."""
         return self.dataset, self.model, self.optimizer, self.epochs, self.forget, self.seed
+
+    @property
+    def floor_dominated(self) -> bool:
+        """Whether the estimate is mostly the rounding floor, which no next term can miss."""
+        return self.next_term is not None and self.floor >= self.next_term
+
+
+def without_numbers(order: int, note: str) -> list[dict]:
+    """The measured fields of the rungs 0 to `order` of a cell that cannot be measured."""
+    return [dict(order=k, note=note) for k in range(order + 1)]
 
 
 def climb(
@@ -152,12 +165,26 @@ def _finite_coefficients(run, forget, order, progress):
     return [run.state], note
 
 
-def calibration(rungs: Iterable[Rung]) -> tuple[int, int]:
-    """How many estimates are within a factor of 2 of the true error, of how many.
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How often estimates are within a factor of 2 of the true error.
 
-    Only rungs from order 1 on whose true error is below 0.5 count, and that have an estimate.
+    Attributes:
+      judged: number of estimates.
+      good: how many of them are within the factor.
+      high: how many are above it: too pessimistic.
+      low: how many are below it: too optimistic.
     """
-    judged = [
+
+    judged: int
+    good: int
+    high: int
+    low: int
+
+
+def judged(rungs: Iterable[Rung]) -> list[Rung]:
+    """The rungs from order 1 on that have an estimate and a true error below 0.5."""
+    return [
         rung
         for rung in rungs
         if rung.order > 0
@@ -165,5 +192,25 @@ def calibration(rungs: Iterable[Rung]) -> tuple[int, int]:
         and rung.relative_error is not None
         and 0 < rung.relative_error < RELIABLE_BELOW
     ]
-    good = [r for r in judged if 1 / FACTOR <= r.estimate / r.relative_error <= FACTOR]
-    return len(good), len(judged)
+
+
+def calibration(rungs: Iterable[Rung]) -> Calibration:
+    """Compares the estimates of the `judged` rungs with their true errors."""
+    ratios = [rung.estimate / rung.relative_error for rung in judged(rungs)]
+    high = sum(ratio > FACTOR for ratio in ratios)
+    low = sum(ratio < 1 / FACTOR for ratio in ratios)
+    return Calibration(len(ratios), len(ratios) - high - low, high, low)
+
+
+def calibrations(rungs: Sequence[Rung]) -> dict[tuple[str, int], tuple[Calibration, Calibration]]:
+    """By optimiser and order: of all judged rungs, and of those that no rounding floor dominates.
+
+    Where the floor dominates, the estimate is right without a word from the series.
+    """
+    groups: dict[tuple[str, int], list[Rung]] = {}
+    for rung in judged(rungs):
+        groups.setdefault((rung.optimizer, rung.order), []).append(rung)
+    return {
+        place: (calibration(members), calibration(r for r in members if not r.floor_dominated))
+        for place, members in groups.items()
+    }

@@ -44,6 +44,9 @@ BASELINES = ("t", "displacement", "eta_t_sigma", "gradient_norm")
 """What any proxy has to beat. The first three grow along a run, as the error does, without theory;
 the last is what `gradnorm` knows of the forgotten batch."""
 
+FEWEST_DISTINCT = 4
+"""Of the values on each side of a correlation; with fewer, an interval counts copies as runs."""
+
 ROUNDING = 1e-12
 """A proxy or an error below this is 0: differences of float32 weights are never as small."""
 
@@ -287,8 +290,25 @@ def across_runs(
       quantity: a field of `ProxyRow`.
       t: the step.
       correlate: `pearson` or `spearman`; its interval takes the runs as independent.
+
+    Returns:
+      The correlation, without its interval where a side has fewer than 4 distinct values: runs
+      that share an original model (all positions of a seed do) are no repetitions of it.
     """
-    return correlate(*_pairs([row for row in judged(rows) if row.t == t], quantity))
+    pairs = _pairs([row for row in judged(rows) if row.t == t], quantity)
+    found = correlate(*pairs)
+    distinct = min(_distinct(values) for values in pairs)
+    if found.low is None or distinct >= FEWEST_DISTINCT:
+        return found
+    return dataclasses.replace(
+        found, low=None, high=None, note=f"no interval: only {distinct} distinct values"
+    )
+
+
+def _distinct(values: np.ndarray) -> int:
+    """How many values differ by more than the rounding of float32, in which they were measured."""
+    ordered = np.sort(values)
+    return 1 + int((np.diff(ordered) > 1e-6 * np.abs(ordered).max()).sum()) if len(values) else 0
 
 
 def slope(rows: Sequence[ProxyRow], quantity: str) -> float | None:

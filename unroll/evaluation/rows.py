@@ -15,7 +15,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,15 +31,23 @@ def append_rows(path: str | os.PathLike, rows: Iterable[Any]) -> None:
       InputError: if a number is not finite; such a row has `None` and says why in its `note`.
     """
     rows = [dataclasses.asdict(row) for row in rows]
-    for row in rows:
-        bad = [k for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)]
-        if bad:
-            raise InputError(f"{bad[0]}={row[bad[0]]} in a row; store None and say why in `note`")
+    for name, number in (pair for row in rows for pair in _numbers(row)):
+        if not math.isfinite(number):
+            raise InputError(f"{name}={number} in a row; store None and say why in `note`")
     with open(path, "a", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every float of a row with its name, those of nested mappings too."""
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, float):
+            yield prefix + key, value
 
 
 def read_rows(path: str | os.PathLike, kind: type[Row]) -> list[Row]:
@@ -72,7 +80,8 @@ def resume_rows(
     """Reads the rows of a killed grid and drops those of groups that are not complete.
 
     Args:
-      path: the file; it is rewritten without the rows that are dropped.
+      path: the file; it is rewritten without the rows that are dropped and without a line that
+        was cut off, which the next row would be joined to.
       kind: dataclass of the rows.
       group: what a row belongs to, for example the coordinates of its cell.
       size: number of rows of a complete group.
@@ -80,7 +89,7 @@ def resume_rows(
     rows = read_rows(path, kind)
     counts = collections.Counter(map(group, rows))
     kept = [row for row in rows if counts[group(row)] == size]
-    if rows:
+    if Path(path).exists():
         temporary = Path(path).with_suffix(".tmp")
         temporary.unlink(missing_ok=True)
         append_rows(temporary, kept)

@@ -172,7 +172,7 @@ def _taken_back(run: Run, taken, responses, stretches, progress) -> Params:
         def advance_to(carry, start, stop, last=last):
             return _replay(run.spec, *carry, *arrays, start, stop, last)
 
-        carry = (run.snapshots[begin], removed)
+        carry = (tree.to_host(run.snapshots[begin]), removed)
         for position, (_, removed) in loop.chunks(advance_to, carry, begin, last + 1):  # noqa: B007
             if progress is not None:
                 progress(done + position - begin, total)

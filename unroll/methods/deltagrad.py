@@ -145,10 +145,11 @@ def _follow(
         removed = gradient(w, step, gone, omega[gone])
 
         def exactly(pairs_s, pairs_y):
-            whole = (w - trajectory[step + 1]) / rate
+            # With rate 0 the recorded weights say nothing of the gradient, and it has no effect.
+            whole = (w - trajectory[step + 1]) / jnp.where(rate == 0, 1.0, rate)
             moved = gradient(w + d, step, slots, twin_omega[slots]) + penalty(w + d)
             y = moved - (whole - removed)
-            good = d @ y > 1e-12 * (d @ d)
+            good = (rate != 0) & (d @ y > 1e-12 * (d @ d))
             shifted_s, shifted_y = (
                 jnp.roll(pairs, -1, axis=0).at[-1].set(new)
                 for pairs, new in ((pairs_s, d), (pairs_y, y))

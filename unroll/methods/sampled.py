@@ -177,7 +177,9 @@ def _follow(
     def body(step, d):
         w, ids, scale = trajectory[step], slots[step], scales[step]
         gone = forgotten[step]
-        in_sample = (ids[None, :] == gone[:, None]) @ scale
+        # An example that fills several slots has all their scales, shared out among its uses.
+        uses = (gone[None, :] == gone[:, None]).sum(axis=1)
+        in_sample = (ids[None, :] == gone[:, None]) @ scale / uses
         moved = gradient(w + d, step, ids, jnp.where(forget[ids], 0.0, scale))
         change = moved - gradients[step] + penalty(w + d) - penalty(w)
         # omega of a forgotten slot minus its scale in the sample, where it is in the sample

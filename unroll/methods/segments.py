@@ -1,8 +1,9 @@
 """Segment-wise unrolling with one curvature per segment (SOURCE; Bae et al., arXiv 2405.12186).
 
 Training is cut into L segments of K steps. Within one the curvature is taken as constant, the mean
-Gauss-Newton matrix A over a sample of retained examples at the middle of the segment; the recursion
-of `unrolling.recorded` then has the closed form
+Gauss-Newton matrix A over a sample of retained examples at the middle of the segment, each with its
+weight, the whole scaled by the share of the slots that hold a retained example, plus the Hessian of
+the penalties; the recursion of `unrolling.recorded` then has the closed form
 
     d <- exp(-X) d  +  X^-1 (1 - exp(-X)) sum of the segment's eta g_t,    X = (sum eta) A,
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from unroll.checks import whole_number
 from unroll.data.ids import make_generator
+from unroll.objectives import losses_at
 from unroll.problem import Method, Unlearned
 from unroll.training import loop
 from unroll.training.spec import apply_model
@@ -57,7 +59,7 @@ def segments(count: int = 12, examples: int = 128, rank: int = 5) -> Method:
         recorded = record_weights(run, "segments")
         watch = Stopwatch()
         data = loop.device_examples(run.dataset)
-        retained = np.flatnonzero(access.twin_weights)
+        retained = np.setdiff1d(np.arange(len(run.dataset)), forget)
         generator = make_generator(int(jax.random.key_data(key)[-1]), "segments")
         size = min(examples, len(retained))
         bounds = np.linspace(0, run.steps, min(count, run.steps) + 1).astype(int)
@@ -66,9 +68,7 @@ def segments(count: int = 12, examples: int = 128, rank: int = 5) -> Method:
         for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
             middle = (begin + end) // 2
             rates = np.asarray(recorded.learning_rates[begin:end], np.float64)
-            uses = np.zeros(len(run.dataset))
-            for slots, rate in zip(run.schedule[begin:end], rates, strict=True):
-                np.add.at(uses, slots[slots >= 0], rate)
+            uses = _summed_step_sizes(run.schedule[begin:end], rates, len(run.dataset))
             sample = generator.choice(retained, size, replace=False).astype(np.int32)
             scale = _retained_share(run.schedule[begin:end], forget)
             d = _advance(
@@ -81,7 +81,8 @@ def segments(count: int = 12, examples: int = 128, rank: int = 5) -> Method:
                 jnp.asarray(forget, jnp.int32),
                 jnp.asarray(uses[forget] * run.weights[forget], recorded.weights.dtype),
                 jnp.asarray(sample),
-                jnp.asarray(rates.sum() * scale, recorded.weights.dtype),
+                jnp.asarray(scale * run.weights[sample], recorded.weights.dtype),
+                jnp.asarray(rates.sum(), recorded.weights.dtype),
                 d,
                 run.schedule.shape[1],
                 rank,
@@ -101,6 +102,14 @@ def segments(count: int = 12, examples: int = 128, rank: int = 5) -> Method:
 
     hyperparameters = {"count": count, "examples": examples, "rank": rank}
     return Method("segments", hyperparameters, frozenset({"run"}), unlearn)
+
+
+def _summed_step_sizes(schedule: np.ndarray, rates: np.ndarray, count: int) -> np.ndarray:
+    """Sum of the step sizes over the uses of each of `count` examples, `[count]`."""
+    total = np.zeros(count)
+    filled = schedule >= 0
+    np.add.at(total, schedule[filled], np.broadcast_to(rates[:, None], filled.shape)[filled])
+    return total
 
 
 def _retained_share(schedule: np.ndarray, forget: np.ndarray) -> float:
@@ -139,9 +148,13 @@ def krylov_functions(product, start: jax.Array, rank: int, functions) -> list[ja
 
 @jax.jit(static_argnames=("spec", "unflatten", "batch_size", "rank"))
 def _advance(
-    spec, unflatten, data, key, w, step, forget, uses, sample, horizon, d, batch_size, rank
+    spec, unflatten, data, key, w, step, forget, uses, sample, shares, horizon, d, batch_size, rank
 ):
-    """The difference after a segment; `uses` are the summed step sizes of each forgotten id."""
+    """The difference after a segment.
+
+    `uses` are the summed step sizes of each forgotten id, `shares` the weights of the sample's
+    losses in their mean, and `horizon` the sum of the step sizes.
+    """
     gradient = slot_gradient(spec, unflatten, data, key, batch_size)
     batch = gather(spec, data, jnp.ones(len(data.labels)), key, step, sample)
 
@@ -151,11 +164,11 @@ def _advance(
     def gauss_newton(vector):
         logits, change = jax.jvp(logits_of, (w,), (vector,))
         _, curved = jax.jvp(
-            jax.vmap(jax.grad(lambda z, y: spec.objective.example_losses(z[None], y[None])[0])),
+            jax.vmap(jax.grad(lambda z, y: losses_at(spec.objective, z[None], y[None], step)[0])),
             (logits, batch.labels),
             (change, np.zeros(batch.labels.shape, jax.dtypes.float0)),
         )
-        product = jax.vjp(logits_of, w)[1](curved / len(sample))[0]
+        product = jax.vjp(logits_of, w)[1](curved * shares[:, None] / len(sample))[0]
         return (
             product
             + jax.jvp(jax.grad(lambda v: spec.objective.penalty(unflatten(v))), (w,), (vector,))[1]

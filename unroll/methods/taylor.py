@@ -5,6 +5,7 @@ from __future__ import annotations
 from unroll.checks import whole_number
 from unroll.data.schedule import first_use
 from unroll.problem import Method, Unlearned
+from unroll.unrolling.differentiability import kink_warning
 from unroll.unrolling.taylor import last_term_norm, sum_series, taylor_coefficients, without
 
 
@@ -17,6 +18,10 @@ def taylor(order: int = 1) -> Method:
 
     Args:
       order: highest order K, at least 1 (order 0 is doing nothing).
+
+    Raises (when called):
+      InputError: for a run that computes in less than float32.
+      DivergenceError: if a coefficient is not finite.
     """
     whole_number("order", order)
 
@@ -30,9 +35,8 @@ def taylor(order: int = 1) -> Method:
         )
         state = sum_series(coefficients)
         info = {"start": start, "last_term_norm": last_term_norm(coefficients)}
-        activation = getattr(run.spec.model, "activation", None)
-        if activation == "relu":
-            info["warning"] = "relu has no second derivative: the series stalls; train with gelu"
+        if warning := kink_warning(run.spec, "the series stalls; retrain"):
+            info["warning"] = warning
         return Unlearned(
             state.params,
             state.model_state,

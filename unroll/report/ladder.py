@@ -8,7 +8,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unroll.evaluation.ladder import FACTOR, RELIABLE_BELOW, Rung, calibration
+from unroll.evaluation.ladder import (
+    FACTOR,
+    RELIABLE_BELOW,
+    Calibration,
+    Rung,
+    calibration,
+    calibrations,
+)
 from unroll.report.files import write_atomically
 from unroll.report.style import COLOURS, FAINT, INK, MUTED, new_figure, plain_axes
 from unroll.report.summary import group_by, t_interval
@@ -30,27 +37,32 @@ def write_ladder(rungs: Sequence[Rung], workdir: Path, title: str) -> Path:
 
 
 def _page(rungs: Sequence[Rung], title: str) -> str:
-    good, judged = calibration(rungs)
-    share = f"{good / judged:.0%}" if judged else "none"
+    found = calibration(rungs)
+    orders = sorted({rung.order for rung in rungs if rung.order})
+    resummed = bool(orders) and orders[-1] >= 2
     lines = [
         f"# {title}",
         "",
         "Relative verification error of the Taylor series along the trajectory (1 = did nothing, "
         "0 = the retrained model), mean over training seeds and half the width of its 95% "
-        "interval. `retrains` is the distance of two independent retrains on the same scale; "
-        "`r` marks the resummed series of the highest order.",
+        "interval. `retrains` is the distance of two independent retrains on the same scale"
+        + ("; `r` marks the resummed series of the highest order." if resummed else "."),
         "",
         f"The estimate from the next term, which needs no retraining, is within a factor of "
-        f"{FACTOR:g} of the true error in {good} of {judged} rungs ({share}) whose true error is "
-        f"below {RELIABLE_BELOW:g}.",
+        f"{FACTOR:g} of the true error in {_share(found)} rungs whose true error is below "
+        f"{RELIABLE_BELOW:g}; {found.high} are higher than that, {found.low} lower. In the last "
+        "three columns only rungs count whose estimate is not mostly the rounding floor, which is "
+        "right without a word from the series.",
+        "",
+        *_calibration_table(rungs),
         "",
         "![ladder](ladder.png)",
         "",
         "![calibration](calibration.png)",
         "",
     ]
-    orders = sorted({rung.order for rung in rungs if rung.order})
-    header = ["epochs", "forgotten", "retrains", *(str(k) for k in orders), f"r{orders[-1]}"]
+    header = ["epochs", "forgotten", "retrains", *(str(k) for k in orders)]
+    header += [f"r{orders[-1]}"] if resummed else []
     recipes = group_by(rungs, lambda rung: (rung.dataset, rung.model, rung.optimizer))
     for (dataset, model, optimizer), members in recipes.items():
         lines += [f"## {model}, {optimizer}", "", f"{dataset}", ""]
@@ -58,18 +70,42 @@ def _page(rungs: Sequence[Rung], title: str) -> str:
         cells = group_by(members, lambda rung: (rung.epochs, rung.forget_size))
         for (epochs, size), cell in sorted(cells.items()):
             numbers = [_mean(cell, k, "relative_error") for k in orders]
-            numbers.append(_mean(cell, orders[-1], "resummed"))
+            numbers += [_mean(cell, orders[-1], "resummed")] if resummed else []
             apart = _mean(cell, 0, "retrain_distance")
             lines.append("| " + " | ".join([str(epochs), str(size), apart, *numbers]) + " |")
-        lines.append("")
+        missing = [rung for rung in members if rung.relative_error is None and rung.note]
+        notes = dict.fromkeys(
+            f"{rung.forget}, {rung.epochs} epochs: {rung.note}" for rung in missing
+        )
+        lines += ["", *(f"Missing, {note}" for note in notes), *([""] if notes else [])]
     return "\n".join(lines)
+
+
+def _share(found: Calibration) -> str:
+    return f"{found.good} of {found.judged}" + (
+        f" ({found.good / found.judged:.0%})" if found.judged else ""
+    )
+
+
+def _calibration_table(rungs: Sequence[Rung]) -> list[str]:
+    header = ["optimiser", "order", f"within a factor of {FACTOR:g}", "higher", "lower"]
+    header += ["floor below next term", "higher", "lower"]
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    for (optimizer, order), (whole, clear) in calibrations(rungs).items():
+        cells = [optimizer, str(order)]
+        for found in (whole, clear):
+            cells += [_share(found), str(found.high), str(found.low)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _mean(cell: Sequence[Rung], order: int, field: str) -> str:
     values = [getattr(rung, field) for rung in cell if rung.order == order]
     known = [value for value in values if value is not None]
+    if not values:
+        return "-"
     if len(known) < len(values):
-        return f"diverged in {len(values) - len(known)} of {len(values)}"
+        return f"missing in {len(values) - len(known)} of {len(values)}"
     interval = t_interval(known)
     if interval.half_width is None:
         return f"{interval.mean:.2g}"
@@ -167,5 +203,6 @@ def calibration_figure(rungs: Sequence[Rung]) -> Figure:
     axes.set_ylim(low, high)
     axes.set_xlabel("true relative verification error")
     axes.set_ylabel("estimate from the next term, without retraining")
-    axes.legend(frameon=False, fontsize=8)
+    if judged:
+        axes.legend(frameon=False, fontsize=8)
     return figure

@@ -6,6 +6,7 @@ over training seeds.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from unroll.evaluation.penalties import NONE, Outcome, match_accuracy
 from unroll.evaluation.privacy import ORIGINAL, RETRAINED, RiskRow, gap_correlations
 from unroll.metrics.correlation import Correlation, pearson, spearman
 from unroll.report.files import write_atomically
-from unroll.report.formatting import format_interval
+from unroll.report.formatting import format_interval, format_number
 from unroll.report.style import COLOURS, INK, MUTED, new_figure, plain_axes
-from unroll.report.summary import group_by, t_interval
+from unroll.report.summary import Interval, group_by, ratio_interval, t_interval
 
 _MARKERS = ("o", "s", "^", "D", "v")
+_ALL = "all models"
 
 
 def write_penalties(rows: Sequence[Outcome], workdir: Path, title: str) -> Path:
@@ -153,26 +155,47 @@ def _matched_section(rows: Sequence[Outcome], methods: Sequence[str]) -> list[st
     names += [f"relative {name}" for name in methods]
     body = []
     for found in matched:
-        strength = f"{found.strength:.2g}" + ("" if found.reached else " (strongest)")
+        strength = f"{found.strength:.2g}" + ("" if found.reached else " (strongest)*")
         body.append(
             [
                 found.penalty,
                 strength,
                 format_interval(t_interval(found.accuracy_loss), signed=True),
-                *(
-                    format_interval(t_interval(found.ratios[name])) if name in found.ratios else "-"
-                    for name in names
-                ),
+                *(_ratio(found.ratios.get(name)) for name in names),
             ]
         )
     return [
         f"At equal accuracy: the strength that costs {allowed:.3f}, half the width of the interval "
-        "without penalty, or the strongest if none costs as much. Ratios to no penalty, seed by "
-        "seed: below 1 is better.",
+        "without penalty. A penalty marked * never costs as much and is taken at its strongest: "
+        "its accuracy is *not* equal. Ratios to no penalty, seed by seed, below 1 is better: "
+        "geometric means with the 95% interval that Student's t gives for the logarithms.",
         "",
         *_table(["penalty", "strength", "accuracy lost", *names], body),
         "",
     ]
+
+
+def _ratio(ratios: Sequence[float] | None) -> str:
+    if not ratios:
+        return "-"
+    zeros = sum(ratio <= 0 for ratio in ratios)
+    if zeros:
+        return f"0 in {zeros} of {len(ratios)}"
+    return _format_ratio(ratio_interval(ratios))
+
+
+def _format_ratio(found: Interval) -> str:
+    """`0.67 [0.63, 0.71]`: an interval of a ratio is not symmetric."""
+    if found.low is None:
+        return f"{format_number(found.mean)} (1 seed)"
+    return f"{_digits(found.mean)} [{_digits(found.low)}, {_digits(found.high)}]"
+
+
+def _digits(value: float) -> str:
+    """Two significant digits."""
+    if 1e-3 <= value < 100:
+        return f"{value:#.2g}".removesuffix(".")
+    return format_number(float(f"{value:.2g}"))
 
 
 def _proxy_section(rows: Sequence[Outcome], methods: Sequence[str]) -> list[str]:
@@ -230,18 +253,24 @@ def _risk_table(rows: Sequence[RiskRow]) -> list[str]:
 
 def _risk_correlations(rows: Sequence[RiskRow]) -> list[str]:
     judged = [row for row in rows if row.method != RETRAINED]
-    groups = {"all models": judged, **group_by(judged, lambda row: row.method)}
-    body = [
-        [name, measure.replace("_", " "), *map(_correlation, pair)]
-        for name, members in groups.items()
-        for measure, pair in gap_correlations(members).items()
-    ]
+    groups = {_ALL: judged, **group_by(judged, lambda row: row.method)}
+    body = []
+    for name, members in groups.items():
+        for measure, pair in gap_correlations(members).items():
+            # The models of one run are no repetitions, whose interval would be that of n runs.
+            shown = [
+                dataclasses.replace(c, low=None, high=None) if name == _ALL else c for c in pair
+            ]
+            count = str(pair[0].count)
+            body.append([name, measure.replace("_", " "), count, *map(_correlation, shown)])
     count = len({(row.penalty, row.strength, row.seed) for row in judged})
     return [
         f"Correlation of |gap| with each measure over penalties and seeds ({count} runs; those of "
-        "one seed are not independent, so the intervals are too narrow):",
+        "one seed are not independent, so the intervals are too narrow; the models of one run "
+        f"share it, so {_ALL} together have no interval). `no unlearning` is the baseline: "
+        "the distance of doing nothing, which knows nothing of the method.",
         "",
-        *_table(["models", "measure", "Pearson", "Spearman"], body),
+        *_table(["models", "measure", "n", "Pearson", "Spearman"], body),
     ]
 
 
@@ -277,15 +306,16 @@ def trade_off_figure(rows: Sequence[Outcome], relative: bool) -> Figure:
         for axes in figure.axes
         for handle in axes.get_legend_handles_labels()[0]
     }
-    figure.legend(
-        handles=list(handles.values()),
-        labels=list(handles),
-        ncols=5,
-        loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        frameon=False,
-        fontsize=9,
-    )
+    if handles:  # none where every run diverged, or no penalty was asked for
+        figure.legend(
+            handles=list(handles.values()),
+            labels=list(handles),
+            ncols=5,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            frameon=False,
+            fontsize=9,
+        )
     return figure
 
 

@@ -38,6 +38,8 @@ from unroll.report.formatting import format_interval
 from unroll.report.style import COLOURS, INK, MUTED, new_figure, plain_axes
 from unroll.report.summary import group_by, t_interval
 
+HARM_BINS = (0.0, 2.0, 5.0, 8.0, 12.0, 20.0, math.inf)
+"""Edges of eta t sigma between which the steps are counted at which unlearning did harm."""
 QUANTITIES = (*PROXIES, *ACCUMULATED, *BASELINES)
 _NAMES = {"displacement": "D", "eta_t_sigma": "eta t sigma", "gradient_norm": "norm of g_f"}
 _MARKERS = ("o", "s", "^", "D", "v", "p")
@@ -55,8 +57,10 @@ Mean of the correlations along each run, with the 95% interval of the mean over 
 quantities grow along a run, t itself included, so a high value comes for free (the norm of g_f is
 constant). `slope` is the exponent p of quantity ~ VE^p along a run: a proportional proxy has 1."""
 _ACROSS = """\
-Over runs that differ in gamma, seed, forgotten batch or position, with 95% intervals (Fisher's z,
-which takes the runs as independent; those that share pretrained weights are less so)."""
+Over the n runs that differ in gamma, seed, forgotten batch or position, with 95% intervals
+(Fisher's z, which takes the runs as independent; those that share pretrained weights are less so).
+All positions of a seed share one original model, so that a quantity which does not know the
+position has as many distinct values as there are seeds; with fewer than 4 there is no interval."""
 
 
 def write_proxies(rows: Sequence[ProxyRow], workdir: Path, title: str) -> Path:
@@ -89,6 +93,8 @@ def _page(rows: Sequence[ProxyRow], title: str) -> str:
         lines += [f"Left out, {cell}: {note}", ""]
     for name in ("proxies", "scatter", "ratio"):
         lines += [f"![{name}]({name}.png)", ""]
+    if judged(rows):
+        lines += [*_harm_table(rows), ""]
     for place, members in _places(rows).items():
         lines += [f"## {place}", "", *_errors_table(members), ""]
         lines += [_WITHIN, "", *_within_table(members), ""]
@@ -130,6 +136,20 @@ def _errors_table(rows: Sequence[ProxyRow]) -> list[str]:
     return [f"At t = {last}:", "", *_table(header, body)]
 
 
+def _harm_table(rows: Sequence[ProxyRow]) -> list[str]:
+    """Share of the recorded steps of all runs where the ratio is above 1, by eta t sigma."""
+    known = [row for row in judged(rows) if row.ratio is not None]
+    body = []
+    for low, high in zip(HARM_BINS[:-1], HARM_BINS[1:], strict=True):
+        ratios = [row.ratio for row in known if low <= row.eta_t_sigma < high]
+        worse = sum(ratio > 1 for ratio in ratios)
+        share = f"{worse / len(ratios):.0%}" if ratios else "-"
+        span = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} and more"
+        body.append([span, str(worse), str(len(ratios)), share])
+    header = ["eta t sigma", "worse than doing nothing", "recorded steps", "share"]
+    return ["Steps at which the VE ratio is above 1, over all runs:", "", *_table(header, body)]
+
+
 def _within_table(rows: Sequence[ProxyRow]) -> list[str]:
     body = [
         [
@@ -147,6 +167,7 @@ def _across_table(rows: Sequence[ProxyRow]) -> list[str]:
     """At a step in the middle and at the last; proxy over VE says how far from tight it is."""
     steps = sorted({row.t for row in rows})
     chosen = sorted({steps[len(steps) // 2], steps[-1]})
+    counts = [sum(row.t == t for row in rows) for t in chosen]
     header = ["across runs"]
     for t in chosen:
         header += [f"Pearson, t = {t}", f"Spearman, t = {t}", f"slope, t = {t}"]
@@ -164,7 +185,8 @@ def _across_table(rows: Sequence[ProxyRow]) -> list[str]:
         theory = quantity not in BASELINES and over
         cells.append(f"{np.median(over):.2g}" if theory else "-")
         body.append(cells)
-    return _table(header, body)
+    numbers = ", ".join(f"n = {n} at t = {t}" for n, t in zip(counts, chosen, strict=True))
+    return [f"Runs: {numbers}.", "", *_table(header, body)]
 
 
 def _name(quantity: str) -> str:
@@ -181,7 +203,7 @@ def _correlation(found: Correlation) -> str:
     if found.value is None:
         return "-"
     if found.low is None:
-        return f"{found.value:.2f} (n = {found.count})"
+        return f"{found.value:.2f} ({found.note.removeprefix('no interval: ')})"
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 

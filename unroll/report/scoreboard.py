@@ -66,7 +66,8 @@ def scoreboard(records: Sequence[Record]) -> Figure | None:
     """Draws relative verification error against relative cost, both logarithmic.
 
     Exact zeros have a place of their own on a shaded band. The frontier joins what no other row
-    beats in both directions.
+    beats in both directions. A method that failed for some seeds has no point: the others would
+    speak for it.
 
     Args:
       records: records of one section.
@@ -112,7 +113,7 @@ def pareto_frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, 
 
 
 def _points(rows: Sequence[Row]) -> list[_Point]:
-    """Rows with an error and a cost; the null row is a line and not a point."""
+    """Rows with an error for every seed and a cost; the null row is a line and not a point."""
     labels, styles = display_labels(rows), method_styles(rows)
     return [
         _Point(
@@ -125,6 +126,7 @@ def _points(rows: Sequence[Row]) -> list[_Point]:
         for row in rows
         if row.method != NULL
         and isinstance(row.relative_error, Interval)
+        and not row.relative_error.missing
         and isinstance(row.cost_ratio_gradients, Interval)
     ]
 
@@ -273,5 +275,5 @@ def _write_omissions(figure: Figure, rows: Sequence[Row], points: Sequence[_Poin
     drawn = {point.row.label for point in points}
     omitted = [row.label for row in rows if row.label not in drawn and row.role == "method"]
     if omitted:
-        text = f"Not drawn, no error or no cost: {', '.join(omitted)}"
+        text = f"Not drawn, no cost or not an error for every seed: {', '.join(omitted)}"
         figure.text(0.1, 0.005, text, fontsize=7, color=MUTED, va="bottom")

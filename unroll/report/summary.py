@@ -44,6 +44,7 @@ class Interval:
       high: upper end, `None` with one seed.
       count: number of training seeds.
       note: what the records say about reading the value with care.
+      missing: number of models without a value, which the mean says nothing about.
     """
 
     mean: float
@@ -51,6 +52,7 @@ class Interval:
     high: float | None
     count: int
     note: str | None = None
+    missing: int = 0
 
     @property
     def half_width(self) -> float | None:
@@ -125,6 +127,25 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half_width, mean + half_width, values.size)
 
 
+def ratio_interval(ratios: Sequence[float]) -> Interval:
+    """Geometric mean of ratios with Student's interval of their logarithms.
+
+    An arithmetic mean of 1/10 and 10 is 5: it says that something grew which did not.
+
+    Args:
+      ratios: positive numbers, one per independent repetition.
+
+    Raises:
+      InputError: if a ratio is not positive.
+    """
+    ratios = np.asarray(ratios, dtype=np.float64)
+    if not (ratios > 0).all():
+        raise InputError("a geometric mean needs ratios above 0")
+    logs = t_interval(np.log(ratios))
+    ends = (None if end is None else math.exp(end) for end in (logs.low, logs.high))
+    return Interval(math.exp(logs.mean), *ends, logs.count)
+
+
 def group_by(items: Iterable[Item], key: Callable[[Item], Any]) -> dict[Any, list[Item]]:
     """Groups items by a key, in order of first appearance."""
     groups: dict[Any, list[Item]] = {}
@@ -148,7 +169,7 @@ def summarize(records: Iterable[Record]) -> list[Row]:
 
     Returns:
       Rows of each section in the order original, retrain, retrain_vs_retrain, then methods by
-      relative verification error, those without one last.
+      relative verification error, those without one for every seed last.
 
     Raises:
       InputError: a section compares with an oracle but has no `retrain` row.
@@ -218,7 +239,7 @@ def _value(records: Sequence[Record]) -> Value:
     if missing:
         notes.insert(0, f"{missing} of {len(records)} models have no value")
     interval = t_interval(list(seed_means(records, lambda record: record.value).values()))
-    return dataclasses.replace(interval, note="; ".join(notes) or None)
+    return dataclasses.replace(interval, note="; ".join(notes) or None, missing=missing)
 
 
 def _cost(records: Sequence[Record], number: Callable[[Record], float | None]) -> Value:
@@ -234,4 +255,5 @@ def _cost(records: Sequence[Record], number: Callable[[Record], float | None]) -
 def _rank(row: Row) -> tuple:
     reference = list(ROLES).index(row.method) if row.method in ROLES else len(ROLES)
     error = row.relative_error
-    return reference, error.mean if isinstance(error, Interval) else math.inf, row.label
+    whole = isinstance(error, Interval) and not error.missing
+    return reference, error.mean if whole else math.inf, row.label

@@ -45,6 +45,13 @@ Progress = Callable[[int, int], None]
 _NO_SNAPSHOTS = Record()
 
 
+def part_of_progress(progress: Progress | None, index: int, count: int) -> Progress | None:
+    """The progress of training `index` of `count` of the same length, as that of all of them."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(index * total + done, count * total)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """A finished training run, with all that is needed to replay it.
@@ -238,7 +245,7 @@ def train(
     made = tree.to_host(initial_state(spec, jax.random.key(seed), dataset.inputs))
     first, initial_hash = made, None
     if initial is not None:
-        first = _check_initial(initial, made)
+        first = check_initial(initial, made)
         initial_hash = tree.content_hash(first)
     identity = run_identity(spec, dataset, seed, schedule, weights, initial_hash)
     trajectory = Trajectory(store, description_hash(identity), identity, record, len(schedule))
@@ -270,12 +277,20 @@ def train(
     )
 
 
-def _check_initial(initial: TrainState, made: TrainState) -> TrainState:
-    """The given first state on the host, if it has the leaves of a state of this specification."""
+def check_initial(initial: TrainState, made: TrainState) -> TrainState:
+    """The given first state on the host, if it has the leaves of a state of this specification.
+
+    Args:
+      initial: state to start from.
+      made: the state on the host that the seed makes.
+
+    Raises:
+      InputError: if structures, shapes or dtypes differ.
+    """
 
     def form(state: TrainState) -> tuple:
         leaves, structure = jax.tree.flatten(state)
-        return structure, [(np.shape(leaf), np.asarray(leaf).dtype) for leaf in leaves]
+        return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
     initial = tree.to_host(initial)
     if form(initial) != form(made):
@@ -329,7 +344,8 @@ def _iterate(
         return advance(spec, *carry, examples, weights, key, schedule, begin, end)
 
     total = len(schedule)
-    begin = (state, jnp.asarray(losses))
+    # A copy, since the loop is donated the buffers, and a caller's typed keys would go with them.
+    begin = (tree.to_host(state), jnp.asarray(losses))
     for position, (state, losses) in loop.chunks(  # noqa: B020
         advance_to, begin, start, total, tuple(boundaries)
     ):

@@ -132,10 +132,9 @@ def recorded_steps(run: Run, start: int, steps: Iterable[int] | None = None) -> 
     Raises:
       InputError: if `start` or a step is not recorded, or does not come after `start`.
     """
-    wanted = (
-        [step for step in run.snapshots if step > start] if steps is None else sorted(set(steps))
-    )
-    missing = [step for step in (start, *wanted) if step not in run.snapshots]
+    recorded = set(run.snapshots)  # `in run.snapshots` would read the state from the store
+    wanted = sorted({step for step in recorded if step > start} if steps is None else set(steps))
+    missing = [step for step in (start, *wanted) if step not in recorded]
     if missing:
         raise InputError(
             f"step {missing[0]} of the run is not recorded; train with "
@@ -235,7 +234,8 @@ def single_gradient_at(
         w''_t = w_t + sum_{start <= s < t} R_s (1/B) sum_{x in S and batch s} grad l(w_start; x)
 
     R_s is how far a gradient that entered at step s had moved the weights by step t
-    (`step_response`).
+    (`step_response`). The forgotten examples' share of a singular-value penalty is not undone, only
+    that of the loss.
 
     Args:
       run: the recorded run.

@@ -51,6 +51,11 @@ def check_assumptions(run: Run, name: str) -> None:
         raise InputError(f"{name} needs TrainSpec(denominator='batch')")
     if spec.augmentation is not None:
         raise InputError(f"{name} needs training without augmentation")
+    check_constant_objective(spec, name)
+
+
+def check_constant_objective(spec: TrainSpec, name: str) -> None:
+    """Raises `InputError` if a penalty per example decays along the run; `name` is who asks."""
     decays = getattr(spec.objective, "sd_decay", 1.0) != 1.0
     if decays and spec.objective.sd_gamma:
         raise InputError(f"{name} needs an objective that stays the same; set sd_decay=1.0")
@@ -66,6 +71,7 @@ def sgd_of_run(run: Run, stop: int | None = None) -> SGDRule:
       InputError: for an optimiser other than sgd.
     """
     stop = run.steps if stop is None else stop
+    sgd_rule(run.spec.optimizer, 0)  # refuses others, whose states may hold several counters
     begun = int(optax.tree_utils.tree_get(run.snapshots[0].opt_state, "count", default=0))
     rule = sgd_rule(run.spec.optimizer, begun + stop)
     return dataclasses.replace(rule, learning_rates=rule.learning_rates[begun:])

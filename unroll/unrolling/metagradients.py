@@ -33,7 +33,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 
 from unroll import tree
 from unroll.checks import whole_number
@@ -44,6 +43,7 @@ from unroll.training.spec import TrainSpec
 from unroll.training.step import Examples, train_step
 from unroll.training.timing import Stopwatch
 from unroll.types import TrainState
+from unroll.unrolling.differentiability import kink_warning, refuse_half_precision_of
 from unroll.unrolling.outcomes import (
     Metric,
     as_sequence,
@@ -128,7 +128,7 @@ def metagradients(
         raise InputError(f"unknown mode {mode!r}; choose auto, together or in_turn")
     metrics = as_sequence(metrics)
     examples, weights = loop.device_examples(run.dataset), jnp.asarray(run.weights)
-    refuse_half_precision(run.spec, run.state, examples, weights, run.key, run.schedule)
+    refuse_half_precision_of(run, "metagradients")
     watch = Stopwatch()
     values, cotangents = values_and_gradients(metrics, run.state)
     gradients, replayed = reverse(
@@ -171,20 +171,9 @@ def _together(mode: Mode, state: TrainState) -> bool:
 
 def _info(run: Run, start: int, keep: int, replayed: int) -> dict[str, Any]:
     info: dict[str, Any] = {"start": start, "keep": keep, "replayed_steps": replayed}
-    kinks = [
-        kind
-        for kind, is_there in (
-            ("relu", getattr(run.spec.model, "activation", None) == "relu"),
-            ("max pooling", getattr(run.spec.model, "pool", None) == "max"),
-        )
-        if is_there
-    ]
     sentences = []
-    if kinks:
-        sentences.append(
-            f"{' and '.join(kinks)} has kinks, which a derivative does not see: check the recipe "
-            "with smoothness(), or train with gelu and average pooling"
-        )
+    if warning := kink_warning(run.spec, "check the recipe with smoothness()"):
+        sentences.append(warning)
     gap = max(last - first for first, last in _gaps(run.snapshots, start, run.steps))
     if gap > keep:
         sentences.append(
@@ -286,10 +275,19 @@ def _cut(
     losses = jnp.zeros(len(schedule), weights.dtype)
     for begin in begins:
         if begin > position:
+            # A copy, whose buffers are donated; what is kept is the host's.
             state, losses = loop.advance(
-                spec, state, losses, examples, weights, key, schedule, position, begin
+                spec,
+                tree.to_host(state),
+                losses,
+                examples,
+                weights,
+                key,
+                schedule,
+                position,
+                begin,
             )
-            state = tree.to_host(state)  # the next call donates what it is given
+            state = tree.to_host(state)
         states.append((begin, state))
         position = begin
     return states, position - first
@@ -349,46 +347,3 @@ def _check_finite(spec: TrainSpec, cotangents: TrainState, position: int) -> Non
         else "derivatives grow along this run beyond all numbers: lower the learning rate"
     )
     raise DivergenceError(f"the metagradient is not finite before step {position}; {hint}")
-
-
-# What is refused.
-
-
-def refuse_half_precision(
-    spec: TrainSpec,
-    state: TrainState,
-    examples: Examples,
-    weights: jax.Array,
-    key: jax.Array,
-    schedule: np.ndarray,
-) -> None:
-    """Refuses a step that computes anything in fewer than 32 bits; nothing is executed.
-
-    Raises:
-      InputError: if it does; the message names the dtype.
-    """
-    step = functools.partial(train_step, spec)
-    slots = jnp.asarray(schedule[0])
-    jaxpr = jax.make_jaxpr(step)(state, examples, weights, key, jnp.asarray(0), slots).jaxpr
-    given = {str(leaf.dtype) for leaf in jax.tree.leaves((state, examples)) if _is_half(leaf.dtype)}
-    found = sorted(given | _half_dtypes(jaxpr))
-    if found:
-        raise InputError(
-            f"the run computes in {' and '.join(found)}, whose rounding noise is amplified along "
-            "the run until it hides the derivatives; train in float32 to have metagradients"
-        )
-
-
-def _is_half(dtype: Any) -> bool:
-    return jax.dtypes.issubdtype(dtype, np.floating) and np.dtype(dtype).itemsize < 4
-
-
-def _half_dtypes(jaxpr: Any) -> set[str]:
-    found = {
-        str(variable.aval.dtype)
-        for equation in jaxpr.eqns
-        for variable in equation.outvars
-        if hasattr(variable.aval, "dtype") and _is_half(variable.aval.dtype)
-    }
-    inner = (sub for equation in jaxpr.eqns for sub in jaxprs_in_params(equation.params))
-    return found.union(*(_half_dtypes(sub) for sub in inner))

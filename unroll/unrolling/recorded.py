@@ -31,6 +31,7 @@ from unroll.training.spec import TrainSpec
 from unroll.training.step import Examples, data_loss, gather, train_step
 from unroll.training.timing import Stopwatch
 from unroll.types import Params
+from unroll.unrolling.differentiability import refuse_half_precision_of
 from unroll.unrolling.forget_gradient import sgd_of_run
 
 MEMORY_LIMIT = 8 * 2**30
@@ -82,7 +83,15 @@ class RecordedWeights:
 
 
 def check_followable(run: Run, name: str) -> None:
-    """Raises `InputError` unless the run is plain SGD whose steps are sums over examples."""
+    """Refuses a run unless it is plain SGD in float32 whose steps are sums over examples.
+
+    Args:
+      run: the recorded run.
+      name: what needs this, for the message.
+
+    Raises:
+      InputError: if it is not.
+    """
     if sgd_of_run(run).momentum:
         raise InputError(f"{name} needs plain sgd; train with momentum=0.0 or use taylor")
     if run.state.model_state:
@@ -91,6 +100,7 @@ def check_followable(run: Run, name: str) -> None:
         raise InputError(f"{name} needs TrainSpec(denominator='batch')")
     if is_stateful(run.spec.objective):
         raise InputError(f"{name} needs an objective without a memory; set singular_gamma=0.0")
+    refuse_half_precision_of(run, name)
 
 
 def record_weights(run: Run, name: str) -> RecordedWeights:

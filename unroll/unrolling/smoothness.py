@@ -34,7 +34,7 @@ from unroll.checkpoint import Store
 from unroll.data.dataset import Dataset
 from unroll.data.forget import random_ids
 from unroll.errors import InputError
-from unroll.training.run import Progress, Run, train
+from unroll.training.run import Progress, Run, part_of_progress, train
 from unroll.types import Params
 from unroll.unrolling.outcomes import evaluate, point_losses
 
@@ -84,7 +84,7 @@ def smoothness(
     """Trains twice more, along a direction in the example weights, and compares.
 
     Args:
-      run: the first training, at omega.
+      run: the first training, at omega; the others start from its seed's state or its `initial`.
       probe: examples whose losses are compared, of the kind that metagradients are wanted for; by
         default 500 training examples.
       direction: `[N]` v; by default it takes a random `fraction` of the examples out at
@@ -108,8 +108,9 @@ def smoothness(
             run.schedule,
             seed=run.seed,
             weights=run.weights + np.float32(multiple * step) * direction,
+            initial=None if run.initial is None else run.snapshots[0],
             store=store,
-            progress=_part(progress, index),
+            progress=part_of_progress(progress, index, 2),
         )
         for index, multiple in enumerate((1, 2))
     ]
@@ -149,12 +150,6 @@ def _checked(run, probe, direction, step, fraction, seed) -> tuple[Dataset, np.n
     if not np.isin(np.flatnonzero(direction), run.schedule).any():
         raise InputError("the run uses no example that the direction moves; choose others")
     return probe, direction
-
-
-def _part(progress: Progress | None, index: int) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(index * total + done, 2 * total)
 
 
 def compare_steps(start: Params, middle: Params, end: Params) -> tuple[float, float, float]:

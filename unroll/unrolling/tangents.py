@@ -48,12 +48,13 @@ from unroll.data.ids import IdsLike
 from unroll.errors import DivergenceError, InputError
 from unroll.training import loop
 from unroll.training.record import Record
-from unroll.training.run import Progress, Run, check_inputs, run_identity, train
+from unroll.training.run import Progress, Run, check_initial, check_inputs, run_identity, train
 from unroll.training.spec import TrainSpec, description_hash
 from unroll.training.step import Examples, initial_state, train_step
 from unroll.training.timing import Stopwatch
 from unroll.training.trajectory import Trajectory
 from unroll.types import TrainState
+from unroll.unrolling.differentiability import kink_warning, refuse_half_precision
 
 Leaves = list[jax.Array] | list[np.ndarray]
 """The floating-point leaves of a state, in the order of its tree."""
@@ -341,7 +342,8 @@ def train_with_tangents(
       progress: called with (steps done, steps in all), steps of which the tangents are done too.
 
     Raises:
-      InputError: if the arguments do not fit together; see also `register_cohorts` and `train`.
+      InputError: if the arguments do not fit together, or the run would compute in less than
+        float32; see also `register_cohorts` and `train`.
       DivergenceError: if the run or a tangent is not finite.
       StoreError: if the store cannot be written.
     """
@@ -370,8 +372,8 @@ def train_with_tangents(
     )
     copy = carrier.bundle.state.params
     info = {"copy_distance": tree.distance(copy, run.state.params)}
-    if getattr(spec.model, "activation", None) == "relu":
-        info["warning"] = "relu has no second derivative: tangents miss its kinks; train with gelu"
+    if warning := kink_warning(spec, "check deletions against retraining"):
+        info["warning"] = warning
     bundle = tree.to_host(carrier.bundle)
     return CohortTangents(run, registered, order, bundle, carrier.seconds, info)
 
@@ -380,9 +382,10 @@ def _computation(settings, cohorts, order, group_size, store):
     """Where the tangents are kept, how they are advanced, and what they are before the run."""
     spec, dataset, schedule, weights, seed, initial = settings
     key, members = jax.random.key(seed), cohort_numbers(cohorts, len(dataset))
-    made = initial_state(spec, key, dataset.inputs) if initial is None else initial
-    first = tree.to_host(made)
+    made = tree.to_host(initial_state(spec, key, dataset.inputs))
+    first = made if initial is None else check_initial(initial, made)
     start = None if initial is None else tree.content_hash(first)
+    refuse_half_precision(spec, first, dataset, schedule.shape[1], "tangents")
     identity = {
         "program": "cohort tangents",
         "run": run_identity(spec, dataset, seed, schedule, weights, start),
@@ -411,7 +414,9 @@ class _Carrier:
         # The run keeps the losses; a trajectory has a place for them all the same.
         losses = np.zeros(1, np.float32)
         self.position, bundle, self._losses, self.seconds = trajectory.begin((blank, losses))
-        self.bundle = Bundle(*bundle)
+        state, first, second = bundle
+        # A copy, since the loop is donated the typed keys of the state.
+        self.bundle = Bundle(tree.to_host(state), first, second)
         if self.position < trajectory.total:
             # Compiled before the run starts its clock, which takes pauses and compilations off and
             # would take a compilation in a pause off twice.

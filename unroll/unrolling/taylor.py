@@ -37,6 +37,7 @@ from unroll.training.run import Progress, Run
 from unroll.training.spec import TrainSpec
 from unroll.training.step import Examples, train_step
 from unroll.types import TrainState
+from unroll.unrolling.differentiability import refuse_half_precision_of
 
 
 def derivatives(function, order: int):
@@ -167,10 +168,12 @@ def taylor_coefficients(
       the primal of a jvp unchanged.
 
     Raises:
-      InputError: on an order below 1, or a direction that acts before `start`.
+      InputError: on an order below 1, a direction that acts before `start`, or a run that computes
+        in less than float32.
       DivergenceError: if a coefficient is not finite.
     """
     whole_number("order", order)
+    refuse_half_precision_of(run, "a Taylor series")
     moved = np.flatnonzero(direction)
     if np.isin(run.schedule[:start], moved).any():
         raise InputError(
@@ -178,7 +181,8 @@ def taylor_coefficients(
             "start from an earlier snapshot"
         )
     state = run.snapshots[start]
-    coefficients = [state] + [zeros_like_state(state) for _ in range(order)]
+    # Copies, since the loop is donated the typed keys of all of them.
+    coefficients = [tree.to_host(c) for c in (state, *[zeros_like_state(state)] * order)]
     examples = loop.device_examples(run.dataset)
     weights = jnp.asarray(run.weights)
     change = jnp.asarray(direction, weights.dtype)

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from unroll.errors import InputError
-from unroll.training.optimizer import sgd_rule
 from unroll.training.run import Run
 from unroll.training.spec import TrainSpec
 from unroll.training.timing import Stopwatch
 from unroll.types import Params, PyTree, TrainState
+from unroll.unrolling.forget_gradient import check_constant_objective, sgd_of_run
 from unroll.unrolling.metagradients import Attribution
 from unroll.unrolling.outcomes import (
     Metric,
@@ -49,7 +49,7 @@ def tracin(run: Run, metrics: Metric | Sequence[Metric], batch_size: int = 500) 
 
     Raises:
       InputError: for an optimiser other than plain sgd, whose steps are no multiple of gradients,
-        or the denominator `renormalise`.
+        a penalty that decays along the run, or the denominator `renormalise`.
     """
     scales, metrics = _use_scales(run), as_sequence(metrics)
     watch = Stopwatch()
@@ -81,7 +81,8 @@ def tracin(run: Run, metrics: Metric | Sequence[Metric], batch_size: int = 500) 
 
 def _use_scales(run: Run) -> np.ndarray:
     """`[T, B]` how far a gradient in a slot moves the final weights, curvature apart."""
-    rates = sgd_rule(run.spec.optimizer, run.steps).total_step_sizes()
+    rates = sgd_of_run(run).total_step_sizes()
+    check_constant_objective(run.spec, "tracin")
     if run.spec.denominator != "batch":
         raise InputError(
             "tracin needs denominator='batch': under 'renormalise' the weight of one example "

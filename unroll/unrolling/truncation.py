@@ -58,8 +58,9 @@ def estimated_relative_error(
     """Estimate of the relative verification error of the sum up to `order`, without retraining.
 
     Uses the terms up to `order + 1`: the next term, enlarged by the geometric series that the last
-    two terms suggest, over the length of the correction. A ratio of 1 or more has no geometric sum;
-    then the next term alone is returned, and it is above the correction: the series diverges.
+    two terms suggest, over the length of the correction. Terms that do not fall have no geometric
+    sum, and nothing is known of what is left out: then the estimate is at least 1, the error of
+    doing nothing. Below the floor the terms are rounding, whose growth says nothing.
 
     Args:
       norms: `[||c_1||, ..., ||c_K||]`, see `term_norms`.
@@ -75,6 +76,8 @@ def estimated_relative_error(
     1.0
     >>> round(estimated_relative_error([1.0, 0.2], correction=1.2, order=1), 3)  # 0.2 / 0.8 / 1.2
     0.208
+    >>> estimated_relative_error([1.0, 0.01, 0.02], correction=1.0, order=2)  # grows
+    1.0
     """
     if not 0 <= order < len(norms):
         raise InputError(
@@ -85,8 +88,13 @@ def estimated_relative_error(
         raise InputError("the correction is 0: nothing was forgotten, there is no error to judge")
     if order == 0:
         return 1.0
-    following, ratio = norms[order], norms[order] / norms[order - 1]
-    remainder = following / (1 - ratio if ratio < 1 else 1)
+    last, following = norms[order - 1], norms[order]
+    if following < last:
+        remainder = following / (1 - following / last)
+    elif following > floor:
+        remainder = max(following, correction)
+    else:
+        remainder = following
     return float(np.hypot(remainder, floor)) / correction
 
 

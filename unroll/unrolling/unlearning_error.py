@@ -12,7 +12,8 @@ examples adds to the gradient of a batch:
 None is tight. `paper` and `eta1` do not know what is to be forgotten; within a run all grow with t,
 as the verification error does, so a correlation within one run says little: compare with t, D and
 eta t sigma. At t = 0, and for `eta1` and `leading` at t = 1, the proxies are 0, and so is the error
-of single-gradient unlearning.
+of single-gradient unlearning. g_f is a gradient of the loss: the forgotten examples' share of a
+singular-value penalty is left out, and the notes of the result say so.
 
 Design: one walk along the recorded states, with a warm-started sigma on a batch that is stated once
 and kept. Rejected: sigma on the current training batch, as parts of the reference code have it: its
@@ -35,6 +36,7 @@ from unroll.types import Params
 from unroll.unrolling.curvature import CurvatureBatch, largest_eigenvalue
 from unroll.unrolling.expansion import recorded_steps
 from unroll.unrolling.forget_gradient import check_assumptions, sgd_of_run, weighted_gradient
+from unroll.unrolling.step_response import left_out
 
 
 def paper(eta: float, t: int, displacement: float, sigma: float) -> float:
@@ -285,6 +287,8 @@ def unlearning_errors(
     sigmas = _Sigmas(run, batch, tolerance, iterations)
     rows = tuple(_walk(run, start, rows_at, ends, rates, sigmas, sigma_every, gradient, progress))
     notes = _notes(rule, rates[start : rows_at[-1]], sigmas)
+    if gradient:
+        notes += tuple(left_out(run).values())
     return UnlearningErrors(rows, start, sigmas.values[0], str(batch), sigmas.products, notes)
 
 
