@@ -4,7 +4,7 @@ An entry lies under the hash of everything that determines it, so the same model
 twice, across methods, metrics and processes:
 
     <root>/<address>/identity.json          what the address is the hash of
-    <root>/<address>/00000450/tree/         orbax checkpoint of step 450
+    <root>/<address>/00000450/tree/         orbax checkpoint of step 450, or one file leaves.npz
     <root>/<address>/00000450/manifest.json content hash and metadata
 
 An entry is written under a temporary name and renamed when it is complete; its content hash is
@@ -13,6 +13,9 @@ warning and computed again.
 
 Rejected: orbax's own step directories with its manager. They number steps of one run well, but
 know no content hash, and "latest" is not a safe notion when several processes share a store.
+
+In a job of several processes (`jax.distributed`) each stores by itself, without meeting the others,
+so that any function of the library works there. Orbax does not let it (see `_save`).
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ FORMAT = 3
 
 Raise it with every change of the library after which an equal specification gives other bits.
 """
+
+_LEAVES = "leaves.npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Store:
         manifest = {"format": FORMAT, "hash": tree.content_hash(value), "metadata": metadata}
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            ocp.save(temporary / "tree", value)
+            _save(temporary / "tree", value)
             (temporary / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
             self._publish(temporary, target)
         except OSError as error:
@@ -126,7 +131,7 @@ class Store:
             return None
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-            value = tree.to_host(ocp.load(path / "tree", tree.to_host(target)))
+            value = tree.to_host(_load(path / "tree", tree.to_host(target)))
             if manifest["format"] != FORMAT:
                 raise ValueError(f"format {manifest['format']} instead of {FORMAT}")
             if manifest["hash"] != tree.content_hash(value):
@@ -165,3 +170,33 @@ class Store:
 
     def _path(self, address: str, step: int) -> Path:
         return self.root / address / f"{step:08d}"
+
+
+def _save(path: Path, value: PyTree) -> None:
+    """Writes a tree of numpy arrays into a new directory."""
+    if jax.process_count() == 1:
+        ocp.save(path, value)
+        return
+    # Orbax (0.12.8) makes all processes of a job meet at every entry, in one directory, and lets
+    # the first of them write. Entries of this store belong to single processes.
+    path.mkdir(parents=True)
+    np.savez(path / _LEAVES, *jax.tree.leaves(value))
+
+
+def _load(path: Path, target: PyTree) -> PyTree:
+    """Reads what `_save` wrote, in whatever kind of job."""
+    leaves, structure = jax.tree.flatten(target)
+    if (path / _LEAVES).exists():
+        with np.load(path / _LEAVES) as file:
+            stored = [file[f"arr_{number}"] for number in range(len(leaves))]
+        # numpy does not know bfloat16 and returns its bits without a type.
+        return structure.unflatten(
+            array.view(leaf.dtype) if array.dtype.kind == "V" else array
+            for array, leaf in zip(stored, leaves, strict=True)
+        )
+    context = ocp.Context()
+    if jax.process_count() > 1:
+        context.multiprocessing.primary_host = jax.process_index()
+        context.multiprocessing.active_processes = {jax.process_index()}
+    with context:
+        return ocp.load(path, target)

@@ -52,13 +52,15 @@ LEAST_SQUARES = 24
 """Examples of the problem below, all in every batch; example 5 is forgotten."""
 
 
-def least_squares(rate=0.01, weights=None, slots=LEAST_SQUARES, steps=60, **objective):
+def least_squares(
+    rate=0.01, weights=None, slots=LEAST_SQUARES, steps=60, num_classes=3, **objective
+):
     """One matrix is the curvature of the whole run."""
     train, _ = unroll.data.load(
-        "blobs", num_train=LEAST_SQUARES, num_test=8, num_features=3, num_classes=3
+        "blobs", num_train=LEAST_SQUARES, num_test=8, num_features=3, num_classes=num_classes
     )
     spec = unroll.TrainSpec(
-        unroll.models.build("linear", num_classes=3),
+        unroll.models.build("linear", num_classes=num_classes),
         objective=unroll.Objective(loss="squared_error", **objective),
         optimizer=unroll.optax_call("sgd", learning_rate=rate),
     )
@@ -71,7 +73,7 @@ def least_squares(rate=0.01, weights=None, slots=LEAST_SQUARES, steps=60, **obje
 
 def test_segments_are_exact_for_constant_curvature_and_small_steps():
     """Least squares on whole batches; exp(-x) is 1 - x for small x."""
-    problem = least_squares(rate=0.002)
+    problem = least_squares(rate=0.002, num_classes=2)
     # Every segment takes its forgotten gradients at its middle; more segments are nearer.
     coarse = relative_error("segments(count=1, examples=24, rank=8)", problem)
     fine = relative_error("segments(count=15, examples=24, rank=8)", problem)

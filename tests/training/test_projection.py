@@ -225,8 +225,8 @@ def test_bases_of_another_model_are_refused(bases, message):
 def test_divergence_and_an_objective_with_a_memory_are_refused():
     spec, state, examples = make_case(np.float32)
     schedule = np.zeros((3, 4), np.int32)
-    basis = {"Conv_0": random_basis(18, 4)}
-    hot = dataclasses.replace(spec, optimizer=unroll.optax_call("sgd", 1e38))
+    basis = {"Dense_0": random_basis(45, 4)}
+    hot = dataclasses.replace(spec, optimizer=unroll.optax_call("sgd", 3e38))
     state = start_state(hot, jax.random.key(0), state.params, state.model_state)
     with pytest.raises(unroll.DivergenceError, match="projection|projected"):
         list(iterate_projected(hot, state, examples, 1.0, jax.random.key(0), schedule, basis))

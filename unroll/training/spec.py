@@ -84,7 +84,7 @@ def _describe(value: Any) -> Any:
         return [_describe(item) for item in value]
     if dataclasses.is_dataclass(value):
         fields = {
-            field.name: _describe(getattr(value, field.name))
+            field.name: _describe_field(field, getattr(value, field.name))
             for field in dataclasses.fields(value)
             if field.name not in ("parent", "name") or not isinstance(value, nn.Module)
         }
@@ -97,6 +97,11 @@ def _describe(value: Any) -> Any:
             "dataclass, so that a stored run can be told apart from others"
         )
     return repr(value)
+
+
+def _describe_field(field: dataclasses.Field, value: Any) -> Any:
+    # The initialisers of flax's layers are closures; as defaults their class stands for them.
+    return "default" if callable(value) and value is field.default else _describe(value)
 
 
 def _importable_name(value: Any) -> str:

@@ -282,8 +282,9 @@ def _batch_products(
     spec, params, model_state, inputs, counts, used, tests, options, batch_size, devices
 ) -> Iterator[dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Products of each batch on the host, while the next ones are computed."""
-    devices = jax.local_devices() if devices is None else list(devices)
     size = min(batch_size, len(used)) or 1
+    devices = jax.local_devices() if devices is None else list(devices)
+    devices = devices[: -(-len(used) // size)]  # a program is compiled for each
     dtype = jax.tree.leaves(params)[0].dtype
     tests = jax.tree.map(lambda test: test.astype(dtype), tests)
     copies = [jax.device_put((params, model_state, tests), device) for device in devices]
