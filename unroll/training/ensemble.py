@@ -63,7 +63,8 @@ class Ensemble:
       seeds: seed of each.
       states: stacked final states, leaves `[M, ...]`, on the host.
       losses: `[M, T]` training losses.
-      seconds: time spent in the steps, compilation not counted.
+      seconds: time spent in the steps, compilation not counted; in a job of several processes that
+        of the slowest.
     """
 
     spec: TrainSpec
