@@ -35,7 +35,7 @@ class Spectrum:
     Attributes:
       values: `[m]` float64, descending, not negative.
       vectors: `[d, m]` float64, orthonormal columns.
-      clipped: sum of the absolute negative eigenvalues over the sum of the positive ones.
+      clipped: share of the negative eigenvalues in the sum of the absolute ones, 0 to 1.
       total: trace of the second moment; more than the sum of the values where m < d.
     """
 
@@ -109,16 +109,22 @@ def sketched_spectrum(products: np.ndarray, test: np.ndarray, trace: float) -> S
     kept = values > 1e-6 * max(values[-1], 0.0)
     factor = products @ (vectors[:, kept] / np.sqrt(values[kept]))
     directions, singular, _ = np.linalg.svd(factor, full_matrices=False)
-    negative = float(np.abs(np.minimum(values, 0)).sum())
-    positive = float(np.maximum(values, 0).sum())
-    return Spectrum(singular**2, directions, negative / positive if positive else 0.0, trace)
+    return Spectrum(singular**2, directions, negative_share(values), trace)
 
 
 def _clipped(values: np.ndarray, vectors: np.ndarray, trace: float) -> Spectrum:
     positive = np.maximum(values, 0.0)
-    total = float(positive.sum())
-    clipped = float(np.abs(np.minimum(values, 0.0)).sum())
-    return Spectrum(positive, vectors, clipped / total if total else 0.0, max(trace, total))
+    return Spectrum(positive, vectors, negative_share(values), max(trace, float(positive.sum())))
+
+
+def negative_share(values: np.ndarray) -> float:
+    """Share of the negative values in the sum of the absolute ones; 0 where all are 0.
+
+    >>> negative_share(np.array([6.0, -2.0]))
+    0.25
+    """
+    total = float(np.abs(values).sum())
+    return float(np.abs(np.minimum(values, 0.0)).sum()) / total if total else 0.0
 
 
 def rank(values: np.ndarray, threshold: float, rule: str, total: float | None = None) -> int:
