@@ -11,14 +11,24 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 import unroll  # noqa: E402
 
 jax.config.update("jax_debug_key_reuse", True)
+_MOST_BYTES = 3 * 2**30
 _REPOSITORY = Path(__file__).resolve().parents[1]
 # Configs import their defaults from beside the scripts.
 sys.path.insert(0, str(_REPOSITORY / "experiments"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled programs pile up over a hundred modules; recompiling some beats swapping."""
+    yield
+    if psutil.Process().memory_info().rss > _MOST_BYTES:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

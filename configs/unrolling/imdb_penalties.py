@@ -19,14 +19,15 @@ Measured on 2 CPU cores, 5000 training and 2000 test reviews, 50 forgotten, 3 se
 Over the whole training weight decay that has a gradient (the reference's has none) takes the error
 of the single gradient to 0.35 [0.35, 0.36] (linear) and 0.41 [0.40, 0.43] (text) of that without
 penalty, geometric means at the strongest, which costs 0.01 +- 0.03 and 0.03 +- 0.03 of accuracy; it
-is still 1.2 to 1.3 times doing nothing. SD has no clear effect at equal accuracy: 1.9 [0.65, 5.7]
-and 1.3 [0.46, 3.9]; for text lower at 0.1 and 0.3 (0.59 to 0.93 in each seed), mostly higher at
-0.6. On fine-tuning neither is told from noise: decay 1.9 [0.80, 4.4] and 0.69 [0.22, 2.1]. For two
-classes SD is |z_1 - z_2| / 2, with a kink at the decision boundary that no derivative sees: D
-falls, Taylor's error rises 7.5 and 9.6 times (that the kink is the cause is not tested). A single
-gradient over the whole training stays worse than doing nothing in the mean under each penalty. On
-fine-tuning its error scatters over seeds (0.02, 0.79 and 1.34 of doing nothing for linear without
-penalty, with D between 0.04 and 0.13): w_0 differs by the noise of the last large steps.
+is still 1.2 to 1.3 times doing nothing. SD has no clear effect: 1.9 [0.65, 5.7] (linear, at the
+strongest, which costs 0.02 +- 0.03) and 1.3 [0.46, 3.9] (text, at equal accuracy); for text lower
+at 0.1 and 0.3 (0.59 to 0.93 in each seed), mostly higher at 0.6. On fine-tuning neither is told
+from noise: decay 1.9 [0.80, 4.4] and 0.69 [0.22, 2.1]. For two classes SD is |z_1 - z_2| / 2, with
+a kink at the decision boundary that no derivative sees: D falls, Taylor's error rises 7.5 and 9.6
+times (that the kink is the cause is not tested). A single gradient over the whole training stays
+worse than doing nothing in the mean under each penalty. On fine-tuning its error scatters over
+seeds (0.02, 0.79 and 1.34 of doing nothing for linear without penalty, with D between 0.04 and
+0.13): w_0 differs by the noise of the last large steps.
 
 Correlation of the single gradient's error over the 21 runs of a recipe, Pearson: proxy `paper`
 -0.24 (linear) and -0.59 (text) over whole training, 0.82 and 0.80 on fine-tuning, where D alone has

@@ -4,7 +4,8 @@ python experiments/proxies.py --config=configs/unrolling/positions_full.py
 
 Written for a GPU and a data folder with all of CIFAR. Not run here: neither numbers nor minutes are
 known. Momentum and weight decay, which the theory leaves out, are left out here too.
-`positions.py` is the small version, with measured numbers.
+Pretraining uses the forgotten batch too: the "retrained" model leaves it out of the fine-tuning
+only. `positions.py` is the small version, with measured numbers.
 """
 
 import ml_collections

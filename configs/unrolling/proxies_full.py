@@ -5,7 +5,8 @@ python experiments/proxies.py --config=configs/unrolling/proxies_full.py
 Written for a GPU and a data folder with all of CIFAR. Not run here: neither numbers nor minutes are
 known. GroupNorm and GELU stand where the paper has batch normalisation and ReLU, for a gradient
 must be a function of one example. Three seeds and two forgotten batches instead of one.
-`proxies.py` is the small version, with measured numbers.
+Pretraining uses the forgotten batch too: the "retrained" model leaves it out of the fine-tuning
+only. `proxies.py` is the small version, with measured numbers.
 """
 
 import ml_collections

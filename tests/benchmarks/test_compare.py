@@ -35,8 +35,9 @@ NEEDS = {"curvature": "pyhessian", "multiples": None}
 
 
 def marked(work):
-    """A script for each turn takes seconds, and one such row stands for the other."""
-    marks = [pytest.mark.slow] if work.name == "startup_cnn" else []
+    """A script for each turn takes seconds, and so does compiling a residual network."""
+    slow = work.name.startswith(("startup", "resnet"))
+    marks = [pytest.mark.slow] if slow else []
     return pytest.param(work, id=work.name, marks=marks)
 
 

@@ -28,6 +28,7 @@ def command(*arguments, cwd):
     )
 
 
+@pytest.mark.slow  # a process for each point
 def test_smoke_measures_what_is_expected(tmp_path):
     result = command("--smoke", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

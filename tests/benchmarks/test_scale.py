@@ -74,6 +74,7 @@ def scale(*arguments):
     )
 
 
+@pytest.mark.slow  # a process for each number of devices
 def test_command(tmp_path):
     result = scale("--rows", "steps,requests,devices", "--out", str(tmp_path))
     assert result.returncode == 0, result.stderr

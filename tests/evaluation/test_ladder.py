@@ -1,6 +1,7 @@
 """The ladder: calibration counted by hand, and cells without numbers."""
 
 import pytest
+from matplotlib.collections import PathCollection
 
 from unroll.errors import InputError
 from unroll.evaluation.ladder import (
@@ -12,7 +13,7 @@ from unroll.evaluation.ladder import (
     judged,
     without_numbers,
 )
-from unroll.report.ladder import write_ladder
+from unroll.report.ladder import calibration_figure, write_ladder
 
 
 def rung(order, error=None, estimate=None, next_term=0.1, floor=0.0, optimizer="sgd()", **fields):
@@ -62,6 +63,17 @@ def test_page_tells_where_the_estimate_fails(tmp_path):
     page = write_ladder(RUNGS, tmp_path, "Title").read_text()
     assert "3 of 6 (50%) rungs" in page and "2 are higher than that, 1 lower" in page
     assert "| sgd() | 2 | 1 of 2 (50%) | 1 | 0 | 0 of 1 (0%) | 1 | 0 |" in page
+
+
+def test_estimates_that_are_mostly_floor_are_hollow():
+    figure = calibration_figure(RUNGS)
+    (axes,) = figure.axes
+    drawn = [c for c in axes.collections if isinstance(c, PathCollection)]
+    hollow = [len(c.get_offsets()) for c in drawn if not len(c.get_facecolors())]
+    assert hollow == [0, 1] and sum(len(c.get_offsets()) for c in drawn) == 7
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["order 1", "order 2", "mostly the rounding floor"]
+    assert len(calibration_figure([rung(0, 1.0, 0.9)]).axes) == 1  # nothing to draw
 
 
 def test_a_cell_without_numbers_is_on_the_page(tmp_path):

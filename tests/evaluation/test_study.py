@@ -185,6 +185,7 @@ def test_forgetting_what_was_never_used_is_said(study):
         (dict(train_seeds=()), "at least one training seed"),
         (dict(independents=1), "2 or more"),
         (dict(train_seeds=(1_000_000,)), "between 0 and"),
+        (dict(train_seeds=(1, 0, 1)), "a seed twice: a copy is no repetition"),
         (dict(forget=np.array([], int)), "at least one example"),
     ],
 )

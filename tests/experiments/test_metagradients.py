@@ -69,6 +69,7 @@ def test_mistakes_are_one_line_and_cost_nothing(tmp_path, argument, message):
     assert not (tmp_path / "runs" / "metagradients-smoke").exists()
 
 
+@pytest.mark.slow  # derivatives of a convolutional network through a run
 def test_real_data_smoke(tmp_path, real_data_dir):
     folder = real_data_dir("cifar10", "3.0.2").resolve()
     config = "unrolling/metagradients_cifar10.py:smoke"

@@ -184,7 +184,14 @@ def test_configs_state_their_command_and_have_a_smoke_form(path):
         module.get_config("nonsense")
 
 
-@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize(
+    "name",
+    # The first stands for the other images.
+    [
+        name if name in ("cifar10", "imdb") else pytest.param(name, marks=pytest.mark.slow)
+        for name in DATASETS
+    ],
+)
 def test_real_data_smoke(tmp_path, name, real_data_dir):
     folder = real_data_dir(*DATASETS[name]).resolve()
     result = unlearn(config_path(f"{name}.py:smoke"), cwd=tmp_path, data_dir=folder)

@@ -200,6 +200,23 @@ def test_an_optimiser_with_a_key_is_recorded_and_replayed(blobs, mlp_spec):
     assert tree.same_bits(again.snapshots[0], run.snapshots[2])
 
 
+def test_an_optimiser_with_a_key_is_stored(blobs, mlp_spec, tmp_path):
+    """The key comes back as a key: a run that was cut short goes on with the same noise."""
+    optimizer = unroll.optax_call("noisy_sgd", 0.05, 0.01, 0.55, 7)
+    spec = dataclasses.replace(mlp_spec, optimizer=optimizer)
+    schedule = unroll.data.make_schedule(0, len(blobs[0]), batch_size=24, epochs=1)
+    settings = dict(record=unroll.Record(every=2), store=unroll.Store(tmp_path))
+    run = unroll.train(spec, blobs[0], schedule, **settings)
+    plain = unroll.train(spec, blobs[0], schedule, record=settings["record"])
+    assert all(tree.same_bits(run.snapshots[step], plain.snapshots[step]) for step in run.snapshots)
+    settings["store"].discard(run.address, run.steps)
+    again = unroll.train(spec, blobs[0], schedule, **settings)
+    assert tree.same_bits(again.state, run.state)
+    leaves = [jax.tree.leaves(each.snapshots[4]) for each in (again, plain)]
+    # The bits of a key would do for noise, but not as the first state of a further run.
+    assert [leaf.dtype for leaf in leaves[0]] == [leaf.dtype for leaf in leaves[1]]
+
+
 def test_an_initial_state_of_another_model_is_refused(blobs, mlp_spec):
     train = blobs[0]
     schedule = unroll.data.make_schedule(0, len(train), batch_size=15, epochs=1)

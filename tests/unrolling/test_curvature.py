@@ -311,6 +311,34 @@ def test_spectral_density_with_all_iterations_is_the_smoothed_spectrum():
         assert expected.max() > 0.9
 
 
+def test_the_value_is_known_before_its_vector():
+    """Its error is of second order in the residual: fewer products for the same tolerance."""
+    eigenvalues = np.append(np.linspace(-1.0, 6.0, 60), 10.0)
+    with jax.enable_x64(True):
+        operator = Dense(symmetric(eigenvalues)[0])
+        by_value, by_residual = (
+            lanczos.largest_eigenpair(operator, tolerance=1e-4, criterion=criterion)
+            for criterion in ("value", "residual")
+        )
+        assert by_value.converged and by_residual.converged
+        assert by_value.value == pytest.approx(10.0, rel=1e-4)
+        assert by_value.products < by_residual.products
+        assert by_value.residual > 1e-4 * by_value.value > by_residual.residual
+        product = operator(by_value.vector) - by_value.value * by_value.vector
+        assert float(jnp.linalg.norm(product)) == pytest.approx(by_value.residual, rel=1e-6)
+        stopped = lanczos.largest_eigenpair(operator, iterations=4, criterion="value")
+        assert not stopped.converged
+
+
+def test_unknown_criteria_are_refused(blobs, mlp_spec, recorded_run):
+    batch, params = curvature.first_examples(blobs[0], 20), recorded_run.state.params
+    measure = functools.partial(curvature.largest_eigenvalue, mlp_spec, params, batch)
+    with pytest.raises(unroll.InputError, match="unknown criterion 'vector'"):
+        measure(criterion="vector")
+    with pytest.raises(unroll.InputError, match="power iteration stops by its residual"):
+        measure(algorithm="power", criterion="value")
+
+
 def test_compiled_once_for_other_parameters_and_batches(blobs, mlp_spec):
     train, _ = blobs
     measure = curvature.largest_eigenvalue
@@ -325,7 +353,7 @@ def test_compiled_once_for_other_parameters_and_batches(blobs, mlp_spec):
     for seed, batch in runs:
         state = initial_state(mlp_spec, jax.random.key(seed), jnp.asarray(train.inputs))
         measure(mlp_spec, state.params, batch, iterations=8)
-        sizes.append(curvature._product._cache_size())
+        sizes.append(curvature._apply._cache_size())
     assert sizes[0] == sizes[1]
 
 

@@ -69,7 +69,8 @@ class Study:
       record_every: steps between snapshots of the original run.
 
     Raises:
-      InputError: on bad forget ids, an unknown method, no seed, or fewer than two independents.
+      InputError: on bad forget ids, an unknown method, no seed or one twice, or fewer than two
+        independents.
     """
 
     name: str
@@ -98,6 +99,10 @@ class Study:
             raise InputError("independents must be 2 or more: one retrain is no distribution")
         if not all(0 <= seed < INDEPENDENT_SEED for seed in self.train_seeds):
             raise InputError(f"training seeds must lie between 0 and {INDEPENDENT_SEED - 1}")
+        if len(set(self.train_seeds)) < len(self.train_seeds):
+            raise InputError(
+                f"train_seeds={tuple(self.train_seeds)} has a seed twice: a copy is no repetition"
+            )
         for text in self.methods:
             methods.method(text)
 

@@ -78,7 +78,8 @@ def quantile_curves(records: Sequence[Record]) -> dict[str, Curve]:
       records: records of one section.
 
     Returns:
-      Curves by label, in increasing order of the share of examples.
+      Curves by label, in increasing order of the share of examples. A method that failed for
+      some seeds has none: the others would speak for it.
     """
     quantiles = [
         record
@@ -86,10 +87,11 @@ def quantile_curves(records: Sequence[Record]) -> dict[str, Curve]:
         if record.metric == "true_class_probability"
         and record.split == "forget"
         and record.at is not None
-        and record.value is not None
     ]
     curves = {}
     for label, members in group_by(quantiles, lambda record: record.label).items():
+        if any(record.value is None for record in members):
+            continue
         by_share = group_by(members, lambda record: record.at)
         shares = sorted(by_share)
         means = [np.mean(list(seed_means(by_share[s], _value).values())) for s in shares]

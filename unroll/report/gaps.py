@@ -27,6 +27,8 @@ _ORACLE = "twin"
 def accuracy_gaps(records: Sequence[Record]) -> Figure | None:
     """Draws accuracy minus the twin's accuracy on forget, retain and test set.
 
+    A method that failed for some seeds has no point: the others would speak for it.
+
     Args:
       records: records of one section.
 
@@ -80,7 +82,7 @@ def _draw_gaps(axes: Axes, rows: Sequence[Row], split: str) -> None:
     styles = method_styles(rows)
     for position, row in enumerate(rows):
         gap, style = _gap(row, split), styles[row.method]
-        if not isinstance(gap, Interval):
+        if not isinstance(gap, Interval) or gap.missing:
             axes.text(0, position, "n/a", fontsize=8, color=MUTED, ha="center", va="center")
             continue
         if gap.low is not None:

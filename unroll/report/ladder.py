@@ -171,13 +171,19 @@ def _finite_mean(values: Sequence[float | None]) -> float | None:
 
 
 def calibration_figure(rungs: Sequence[Rung]) -> Figure:
-    """Estimated against true relative verification error, orders in colours."""
+    """Estimated against true relative verification error, orders in colours.
+
+    Estimates that are mostly the rounding floor are hollow: they are right without a word from the
+    series.
+    """
     figure = new_figure(5, 4.6)
     axes = figure.add_subplot()
     plain_axes(axes)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    low, high = 1e-7, 1e3
+    judged = [r for r in rungs if r.order and r.estimate and r.relative_error]
+    shown = [RELIABLE_BELOW, *(r.estimate for r in judged), *(r.relative_error for r in judged)]
+    low, high = min(shown) / 3, max(shown) * 3
     axes.plot([low, high], [low, high], color=MUTED, lw=1)
     axes.fill_between(
         [low, high],
@@ -188,21 +194,33 @@ def calibration_figure(rungs: Sequence[Rung]) -> Figure:
         lw=0,
     )
     axes.axvline(RELIABLE_BELOW, color=MUTED, lw=0.8, ls=":")
-    judged = [r for r in rungs if r.order and r.estimate and r.relative_error]
+    handles = []
     for index, (order, members) in enumerate(sorted(group_by(judged, lambda r: r.order).items())):
-        axes.scatter(
-            [r.relative_error for r in members],
-            [r.estimate for r in members],
-            s=9,
-            color=COLOURS[index % len(COLOURS)],
-            label=f"order {order}",
-            alpha=0.7,
-            lw=0,
-        )
+        colour = COLOURS[index % len(COLOURS)]
+        for floor in (True, False):
+            part = [r for r in members if r.floor_dominated == floor]
+            axes.scatter(
+                [r.relative_error for r in part],
+                [r.estimate for r in part],
+                s=9,
+                facecolors="none" if floor else colour,
+                edgecolors=colour,
+                lw=0.6 if floor else 0,
+                alpha=0.7,
+            )
+        handles.append(_dot(colour, colour, f"order {order}"))
+    if any(r.floor_dominated for r in judged):
+        handles.append(_dot("none", MUTED, "mostly the rounding floor"))
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_xlabel("true relative verification error")
     axes.set_ylabel("estimate from the next term, without retraining")
-    if judged:
-        axes.legend(frameon=False, fontsize=8)
+    if handles:
+        axes.legend(handles=handles, loc="upper left", frameon=False, fontsize=8)
     return figure
+
+
+def _dot(face: str, edge: str, label: str) -> Line2D:
+    return Line2D(
+        [], [], ls="", marker="o", ms=4, markerfacecolor=face, markeredgecolor=edge, label=label
+    )

@@ -10,6 +10,7 @@ import functools
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from unroll import tree
@@ -50,7 +51,6 @@ class Trajectory:
         self._states[0], self._blank_losses = blank
         if self.store is None:
             return 0, *blank, 0.0
-        target = {"state": blank[0], "losses": blank[1]}
         refused: set[int] = set()  # damaged entries that could not be removed
         while True:
             stored = [step for step in self.store.steps(self.address) if step not in refused]
@@ -59,7 +59,7 @@ class Trajectory:
             step = max((step for step in stored if step <= limit), default=0)
             if step == 0:
                 return 0, *blank, 0.0
-            entry = self.store.read(self.address, step, target)
+            entry = self._read(step)
             refused.add(step)
             if entry is not None:
                 value, metadata = entry
@@ -83,7 +83,8 @@ class Trajectory:
 
     def _write(self, position, state, losses, seconds, kind):
         metadata = {"kind": kind, "seconds": seconds}
-        self.store.write(self.address, position, {"state": state, "losses": losses}, metadata)
+        value = {"state": _without_keys(state), "losses": losses}
+        self.store.write(self.address, position, value, metadata)
         if self._progress_step is not None and self._progress_step != position:
             self.store.discard(self.address, self._progress_step)
         self._progress_step = position if kind == "progress" else None
@@ -100,6 +101,33 @@ class Trajectory:
         return Snapshots(loaders)
 
     def _load(self, step):
-        target = {"state": self._states[0], "losses": self._blank_losses}
-        entry = self.store.read(self.address, step, target)
+        entry = self._read(step)
         return None if entry is None else entry[0]["state"]
+
+    def _read(self, step):
+        """State and losses of a stored step, and its metadata; `None` if there is no such entry."""
+        blank = self._states[0]
+        target = {"state": _without_keys(blank), "losses": self._blank_losses}
+        entry = self.store.read(self.address, step, target)
+        if entry is None:
+            return None
+        value, metadata = entry
+        return {**value, "state": _with_keys(value["state"], blank)}, metadata
+
+
+def _without_keys(state: PyTree) -> PyTree:
+    """Typed keys as their bits: the store holds arrays of numbers only."""
+    return jax.tree.map(
+        lambda leaf: np.array(jax.random.key_data(leaf)) if tree.is_key(leaf) else leaf, state
+    )
+
+
+def _with_keys(state: PyTree, like: PyTree) -> PyTree:
+    """The opposite of `_without_keys`; `like` tells which leaves are keys, and of which kind."""
+
+    def restored(leaf, other):
+        if not tree.is_key(other):
+            return leaf
+        return jax.random.wrap_key_data(leaf, impl=jax.random.key_impl(other))
+
+    return jax.tree.map(restored, state, like)

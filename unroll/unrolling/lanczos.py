@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ import numpy as np
 from unroll.checks import positive_number, seed_number, whole_number
 from unroll.errors import DivergenceError, InputError
 
+Criterion = Literal["residual", "value"]
 _WARM_NOISE = 0.3
 _LEAST_ITERATIONS = 6
 
@@ -50,7 +51,7 @@ class Eigenpair:
       vector: unit eigenvector, flat `[dimension]`, on the device; the next warm start.
       residual: `||H v - value v||`: an eigenvalue of H lies within it of `value`.
       products: products with H that it took.
-      converged: whether the residual is within the tolerance.
+      converged: whether the residual, or the error of the value, is within the tolerance.
     """
 
     value: float
@@ -137,7 +138,11 @@ def _extend(basis: jax.Array, row: jax.Array, product: jax.Array):
 
 
 def lanczos(
-    operator: SymmetricOperator, start: jax.Array, iterations: int, tolerance: float = 0.0
+    operator: SymmetricOperator,
+    start: jax.Array,
+    iterations: int,
+    tolerance: float = 0.0,
+    criterion: Criterion = "residual",
 ) -> Tridiagonal:
     """The Lanczos process with full reorthogonalisation.
 
@@ -147,6 +152,7 @@ def lanczos(
       iterations: at most so many products; no more than the dimension are taken.
       tolerance: stop when the residual of the eigenvalue of largest magnitude is below this
         fraction of it; 0 takes all iterations. The process also ends where the basis is closed.
+      criterion: `value` compares the estimated error of the eigenvalue, and not the residual.
 
     Raises:
       InputError: on a start that is zero, not finite, or of another length.
@@ -169,16 +175,39 @@ def lanczos(
         if off_diagonal[-1] == 0:
             break
         if tolerance and row + 1 >= _LEAST_ITERATIONS:
-            value, weights = _largest(found)
-            if off_diagonal[-1] * abs(weights[-1]) <= tolerance * abs(value):
+            if _largest(found).within(tolerance, criterion):
                 break
     return found
 
 
-def _largest(found: Tridiagonal) -> tuple[float, np.ndarray]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Ritz:
+    """The Ritz value of largest magnitude, its vector in the basis, the distance to the next."""
+
+    value: float
+    weights: np.ndarray
+    residual: float
+    gap: float
+
+    def within(self, tolerance: float, criterion: Criterion) -> bool:
+        error = self.residual
+        if criterion == "value" and self.gap > 0:
+            # Parlett, *The Symmetric Eigenvalue Problem*, section 11.7: r^2 over the gap.
+            error = min(error, error**2 / self.gap)
+        return error <= tolerance * abs(self.value)
+
+
+def _largest(found: Tridiagonal) -> _Ritz:
     values, vectors = found.eigen()
     largest = int(np.argmax(np.abs(values)))
-    return float(values[largest]), vectors[:, largest]
+    weights = vectors[:, largest]
+    gaps = np.abs(np.delete(values, largest) - values[largest])
+    return _Ritz(
+        float(values[largest]),
+        weights,
+        float(found.off_diagonal[-1] * abs(weights[-1])),
+        float(gaps.min()) if len(gaps) else 0.0,
+    )
 
 
 def _finite(value: jax.Array) -> float:
@@ -260,24 +289,43 @@ def largest_eigenpair(
     tolerance: float = 1e-3,
     start: jax.Array | None = None,
     seed: int = 0,
+    criterion: Criterion = "residual",
 ) -> Eigenpair:
     """The eigenvalue of largest magnitude by the Lanczos process; arguments as `power_iteration`.
 
-    The residual is measured by one product more, and not read off the recurrence.
+    Where the residual decides it is measured by one product more. `criterion="value"` is for when
+    only sigma is wanted: the error of an eigenvalue is of second order in the residual r, about
+    `r^2 / gap`, the gap to the next eigenvalue estimated by the next Ritz value. That takes fewer
+    products and is an estimate: two eigenvalues that are nearly equal can pass for one between
+    them. The residual is then read off the recurrence.
 
     Raises:
-      InputError: on a start that is zero, not finite, or of another length.
+      InputError: on a start that is zero, not finite, or of another length, or a criterion that is
+        unknown.
       DivergenceError: if a product is not finite.
     """
     positive_number("tolerance", tolerance)
+    if criterion not in get_args(Criterion):
+        raise InputError(f"unknown criterion {criterion!r}; choose one of {get_args(Criterion)}")
+    first = start_vector(operator, start, seed)
+    if criterion == "value":
+        found = lanczos(operator, first, iterations, tolerance, criterion)
+        best, used = _largest(found), len(found.diagonal)
+        vector = _combined(operator, found, best.weights)
+        converged = best.within(tolerance, criterion)
+        return Eigenpair(best.value, vector, best.residual, used, converged)
     # Half the tolerance in the recurrence, since rounding adds to the residual measured after it.
-    found = lanczos(operator, start_vector(operator, start, seed), iterations, tolerance / 2)
-    _, weights = _largest(found)
+    found = lanczos(operator, first, iterations, tolerance / 2)
+    vector = _combined(operator, found, _largest(found).weights)
+    return _judge(vector, operator(vector), len(found.diagonal) + 1, tolerance)
+
+
+def _combined(operator: SymmetricOperator, found: Tridiagonal, weights: np.ndarray) -> jax.Array:
+    """The unit vector with these weights in the basis."""
     padded = np.zeros(len(found.basis))
     padded[: len(weights)] = weights
     coefficients = jnp.asarray(padded, operator.dtype)
-    vector = _unit(operator, jnp.matmul(coefficients, found.basis, precision="highest"))
-    return _judge(vector, operator(vector), len(weights) + 1, tolerance)
+    return _unit(operator, jnp.matmul(coefficients, found.basis, precision="highest"))
 
 
 def _judge(vector: jax.Array, product: jax.Array, used: int, tolerance: float) -> Eigenpair:
