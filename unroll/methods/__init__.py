@@ -15,10 +15,13 @@ from unroll.methods.checkpointed_gradient import checkpointed_gradient
 from unroll.methods.deltagrad import deltagrad
 from unroll.methods.finetune import finetune
 from unroll.methods.gradient_ascent import gradient_ascent
+from unroll.methods.neggrad_plus import neggrad_plus
 from unroll.methods.original import original
 from unroll.methods.projected_gradient import projected_gradient
+from unroll.methods.random_label import random_label
 from unroll.methods.replay import replay
 from unroll.methods.retrain import retrain
+from unroll.methods.salun import salun
 from unroll.methods.sampled import sampled
 from unroll.methods.segments import segments
 from unroll.methods.single_gradient import single_gradient
@@ -35,6 +38,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "gradient_ascent": gradient_ascent,
     "projected_gradient": projected_gradient,
     "finetune": finetune,
+    "random_label": random_label,
+    "neggrad_plus": neggrad_plus,
+    "salun": salun,
     "sampled": sampled,
     "segments": segments,
     "deltagrad": deltagrad,
@@ -69,10 +75,13 @@ __all__ = [
     "finetune",
     "gradient_ascent",
     "method",
+    "neggrad_plus",
     "original",
     "projected_gradient",
+    "random_label",
     "replay",
     "retrain",
+    "salun",
     "sampled",
     "segments",
     "single_gradient",
