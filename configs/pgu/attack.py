@@ -1,0 +1,28 @@
+"""Membership attack with many models on projected-gradient unlearning: a small VGG on CIFAR-10.
+
+python experiments/attack.py --config=configs/pgu/attack.py
+
+Not measured yet; some minutes on 2 CPU cores.
+"""
+
+import ml_collections
+from pgu_config import projected, small_vgg_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = small_vgg_config("attack", variant)
+    smoke = variant == "smoke"
+    config.models = 2 if smoke else 10
+    config.folds = 2 if smoke else 5
+    config.forget = "random(size=20)" if smoke else "random(size=400)"
+    if smoke:
+        config.methods = ("projected_gradient(epochs=2)",)
+        return config
+    config.dataset = "cifar10(num_train=4000, num_test=2000)"
+    config.methods = (
+        "finetune(epochs=2)",
+        projected("energy(threshold=0.95)", "forget_level(level=0.6)"),
+        projected("energy(threshold=0)", "forget_level(level=0.6)"),
+    )
+    return config
