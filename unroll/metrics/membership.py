@@ -9,7 +9,6 @@ retrained model's value is not 0.5, so the target is the retrained model's value
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from unroll.metrics.outputs import example_losses
 
@@ -21,6 +20,8 @@ def loss_attack_auc(
     test_labels: np.ndarray,
 ) -> float:
     """AUC of telling forgotten from test examples by their loss. Target: the retrained model's."""
+    from sklearn.metrics import roc_auc_score  # takes as long to import as all the rest of unroll
+
     scores = -np.concatenate(
         [example_losses(forget_logits, forget_labels), example_losses(test_logits, test_labels)]
     )
