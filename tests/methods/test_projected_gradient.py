@@ -90,6 +90,22 @@ def test_threshold_one_moves_nothing_and_zero_moves_every_kernel(problem):
     assert with_bias.info["frozen"] == []
 
 
+def test_the_series_moves_what_the_projection_holds_fast(problem):
+    """Everything, where all is held fast; biases alone, where nothing else is."""
+    text = "projected_gradient(epochs=5, projection='energy(threshold={})', taylor_order={})"
+    series = unroll.unlearn("taylor(order=2)", problem)
+    held = unroll.unlearn(text.format(1, 2), problem)
+    assert tree.distance(held.params, series.params) < 1e-6 * tree.norm(series.params)  # float32
+    assert held.example_gradients > series.example_gradients
+    free, plain = (unroll.unlearn(text.format(0, order), problem) for order in (2, 0))
+    leaves = [flatten_dict(each.params, sep="/") for each in (free, plain, series)]
+    for path, leaf in leaves[0].items():
+        expected = leaves[1 if path.endswith("kernel") else 2][path]
+        np.testing.assert_allclose(leaf, expected, rtol=0, atol=1e-6, err_msg=path)
+    assert "run" in unroll.methods.method(text.format(0, 1)).needs
+    assert "run" not in unroll.methods.method(text.format(0, 0)).needs
+
+
 def test_retained_logits_stay_where_the_span_holds_all_retained_inputs():
     """A network wider than the retained set: every retained input of every layer is in the span."""
     with jax.enable_x64(True):

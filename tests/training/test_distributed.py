@@ -35,10 +35,12 @@ def start_job(out, *, modes=("batched",), store=None, pause=0.0, diverge=None):
     store = None if store is None else str(store)
     settings = dict(modes=modes, store=store, out=str(out), pause=pause, diverge=diverge)
     command = [sys.executable, "-u", str(SCRIPT), coordinator, "2"]
+    # Compiled as in this process, whose results must have the same bits; the last flag wins.
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
     return [
         subprocess.Popen(
             [*command, str(process), json.dumps(settings)],
-            env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -274,18 +274,24 @@ def unlearning(
     """
     name, options = method.name, method.hyperparameters
     work = training(spec, dataset, schedule)
-    if name == "taylor":
-        work = series(spec, dataset, schedule, options["order"])
+    order = options["order"] if name == "taylor" else options.get("taylor_order", 0)
+    passes = options.get("epochs", 1) / epochs
+    if order:
+        work = series(spec, dataset, schedule, order)
     elif name in ("sampled", "segments", "deltagrad"):
         work = dataclasses.replace(work, memory=_recorded_bytes)
     multiples = {
-        "taylor": work.multiple,
         "replay": 1.0,
         "single_gradient": 0.0,
         "checkpointed_gradient": 0.0,
         "gradient_ascent": 0.0,
-        "finetune": options.get("epochs", 1) / epochs,
+        "finetune": passes,
+        "random_label": passes,
+        "salun": passes,
+        "neggrad_plus": 2 * passes,
     }
+    if order:
+        multiples[name] = work.multiple
     return dataclasses.replace(
         work,
         what="unlearned model",

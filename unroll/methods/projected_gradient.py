@@ -8,7 +8,10 @@ to Unlearn for Deep Neural Networks: Minimizing Unlearning Interference with Gra
 (WACV 2024, arXiv 2312.04095). No retained example is read; biases and normalisation do not move.
 
 Beyond the paper: the rank rule and the stopping rule are named and swappable, every stopping rule
-declares what it reads, and the default one reads nothing. Rejected: the reference's fixed rule for
+declares what it reads, and the default one reads nothing. With `taylor_order` above 0 what the
+projection holds fast (the retained directions, biases, normalisation) moves as the Taylor series of
+the removal says: the ascent decides where no retained input looks, the series where they do. That
+needs the recorded run, and with it the training data. Rejected: the reference's fixed rule for
 each task, two of which look at retained or held-out labels.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -28,19 +32,22 @@ from unroll.training.further import key_seed
 from unroll.training.optimizer import OptaxCall, optax_call
 from unroll.training.predict import predict
 from unroll.training.projection import (
+    Bases,
     batch_gradient,
     frozen_leaves,
     iterate_projected,
+    project_updates,
     removed_shares,
 )
 from unroll.training.spec import TrainSpec
 from unroll.training.step import start_state
 from unroll.training.timing import Stopwatch
 from unroll.tree import to_host
-from unroll.types import TrainState
+from unroll.types import Params, TrainState
 from unroll.unrolling.bounded_ascent import BoundedAscent
 from unroll.unrolling.stopping import stopping_rule
 from unroll.unrolling.subspaces import parse_projection, retained_bases
+from unroll.unrolling.taylor import removal_series, sum_series
 
 
 def projected_gradient(
@@ -53,6 +60,7 @@ def projected_gradient(
     entropy_weight: float = 0.2,
     entropy_over: str = "all",
     stop: str = "fixed_epochs",
+    taylor_order: int = 0,
 ) -> Method:
     """Descends a bounded forgetting loss inside the complement of the retained inputs.
 
@@ -68,13 +76,19 @@ def projected_gradient(
       entropy_weight: of `BoundedAscent`; above 0 maximises the entropy.
       entropy_over: of `BoundedAscent`.
       stop: a rule of `unroll.unrolling.stopping`, for example `forget_level(level=0.05)`.
+      taylor_order: order of the series for what the projection holds fast; 0 is the paper's method,
+        which leaves it where it was.
     """
     positive_number("learning_rate", learning_rate)
     positive_number("final_learning_rate", final_learning_rate)
     whole_number("epochs", epochs)
     whole_number("batch_size", batch_size)
+    whole_number("taylor_order", taylor_order, least=0)
     protect, rule = parse_projection(projection), stopping_rule(stop)
     loss = BoundedAscent(offset, entropy_weight, entropy_over)
+    needs = frozenset({"original", "forget", "statistics"} | set(rule.reads))
+    if taylor_order:
+        needs |= {"run"}
 
     def unlearn(key, access):
         original = access.original
@@ -118,6 +132,10 @@ def projected_gradient(
             info["warning"] = f"{stop} held before the first step; nothing was done"
         spent = done * len(data) + len(schedule[0]) + retained.example_gradients + read.spent
         params = original.params if not done else to_host(state.params)
+        if taylor_order:
+            series = removal_series(access.run, access.forget_ids, taylor_order, access.progress)
+            params = _with_protected(params, retained.bases, original.params, series.coefficients)
+            spent += series.example_gradients
         return Unlearned(params, original.model_state, spent, info, seconds=watch.seconds())
 
     return Method(
@@ -132,8 +150,9 @@ def projected_gradient(
             "entropy_weight": entropy_weight,
             "entropy_over": entropy_over,
             "stop": stop,
+            "taylor_order": taylor_order,
         },
-        frozenset({"original", "forget", "statistics"} | set(rule.reads)),
+        needs,
         unlearn,
     )
 
@@ -152,6 +171,14 @@ def decaying_sgd(first: float, last: float, epochs: int, steps: int) -> OptaxCal
         staircase=True,
     )
     return optax_call("sgd", learning_rate=rate)
+
+
+def _with_protected(params: Params, bases: Bases, original: Params, coefficients) -> Params:
+    """Adds what the series does to the part that the projection takes out."""
+    moved = jax.tree.map(jnp.subtract, sum_series(coefficients).params, original)
+    free = project_updates(bases, moved)
+    parts = params, moved, free
+    return to_host(jax.tree.map(lambda own, whole, out: own + (whole - out), *parts))
 
 
 class _Accuracies:

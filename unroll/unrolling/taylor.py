@@ -24,6 +24,7 @@ compiled loop per order) and `jax.experimental.jet` (no rules for relu, max pool
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ import numpy as np
 
 from unroll import tree
 from unroll.checks import whole_number
+from unroll.data.schedule import first_use
 from unroll.errors import DivergenceError, InputError
 from unroll.training import loop
 from unroll.training.run import Progress, Run
@@ -231,6 +233,39 @@ def sum_series(coefficients: list[TrainState], epsilon: float = 1.0) -> TrainSta
 def last_term_norm(coefficients: list[TrainState]) -> float:
     """Norm of the last term's parameters: an a-posteriori guess of the truncation error."""
     return tree.norm(coefficients[-1].params)
+
+
+class Removal(NamedTuple):
+    """The series of a removal.
+
+    Attributes:
+      coefficients: as of `taylor_coefficients`.
+      start: step of the snapshot that it was expanded from.
+      example_gradients: what it cost. A step costs (K + 1)(K + 2)/2 gradients: a product of two
+        series up to order K has that many terms (1 + 2 for order 1: a gradient and a
+        Hessian-vector product).
+    """
+
+    coefficients: list[TrainState]
+    start: int
+    example_gradients: float
+
+
+def removal_series(
+    run: Run, forget: np.ndarray, order: int, progress: Progress | None = None
+) -> Removal:
+    """Expands a run without some examples from the last snapshot before their first use.
+
+    Raises:
+      InputError: for a run that computes in less than float32.
+      DivergenceError: if a coefficient is not finite.
+    """
+    first = first_use(run.schedule, forget)
+    start = run.snapshots.last_at_or_before(run.steps if first is None else first)
+    direction = without(run, forget)
+    coefficients = taylor_coefficients(run, direction, order, start=start, progress=progress)
+    slots = int((run.schedule[start:] >= 0).sum())
+    return Removal(coefficients, start, slots * (order + 1) * (order + 2) / 2)
 
 
 def without(run: Run, forget: np.ndarray) -> np.ndarray:

@@ -1,0 +1,33 @@
+"""Projected-gradient unlearning of five classes of a hundred: a ResNet-18 on CIFAR-100.
+
+python experiments/unlearn.py --config=configs/pgu/classes_resnet18.py
+
+Not measured yet. For Tiny-ImageNet in its folder layout, and full width:
+
+  --config.dataset="tiny_imagenet(path='...')" --config.model="resnet18(width=64)"
+"""
+
+import ml_collections
+from pgu_config import projected, small_vgg_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = small_vgg_config("classes_resnet18", variant)
+    smoke = variant == "smoke"
+    config.dataset = (
+        f"cifar100(num_train={400 if smoke else 10000}, num_test={100 if smoke else 2000})"
+    )
+    config.model = f"resnet18(width={4 if smoke else 16})"
+    config.forget = "random(fraction=1.0, classes=(0, 1, 2, 3, 4))"
+    if smoke:
+        config.methods = ("projected_gradient(epochs=2)",)
+        return config
+    until = "forget_level(level=0.01)"
+    config.methods = (
+        "finetune(epochs=2)",
+        projected("energy(threshold=0.9)", until),
+        projected("l1_singular(threshold=0.9)", until),
+        projected("energy(threshold=0)", until),
+    )
+    return config
