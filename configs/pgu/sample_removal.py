@@ -18,13 +18,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         return config
     config.forget = "random(size=500)"
     # What the original reaches on images that it has not seen; known before the request.
-    until = "forget_level(level=0.6)"
+    until = "forget_level(level=0.64)"
     config.methods = (
         "finetune(epochs=2)",
         "gradient_ascent(learning_rate=0.002, epochs=2)",
-        projected("energy(threshold=0.95)", until),
-        projected("l1_singular(threshold=0.8)", until),
-        projected("energy(threshold=0)", until),
+        "neggrad_plus",
+        projected("l1_singular(threshold=0.8)", until, rate=1.0, last=0.2),
+        projected("energy(threshold=0.95)", until, rate=1.0, last=0.2),
+        projected("energy(threshold=0.8)", until),
         projected("energy(threshold=0)", until, rate=0.02, last=0.02),
     )
     return config
