@@ -2,7 +2,10 @@
 
 python experiments/unlearn.py --config=configs/pgu/class_removal.py
 
-Not measured yet; some minutes on 2 CPU cores.
+Measured on 2 CPU cores, 17 minutes beside other work, 3 seeds. Accuracy on forget and retain set:
+original 0.82, 0.79; retrained 0, 0.824; projected at an energy of 0.8 0.036, 0.791, at 0.95 0.036,
+0.78; l1_singular 0.8 0.035, 0.76; the same ascent without projection 0, 0.4 at a rate of 0.2 and
+0.005, 0.75 at 0.02; finetune 0.040, 0.82; random_label 0, 0.79; neggrad_plus 0, 0.74.
 """
 
 import ml_collections

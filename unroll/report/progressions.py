@@ -42,7 +42,7 @@ def write_progressions(
 def progression_figure(points: Sequence[Point], position: str) -> Figure:
     """A panel for each value; lines are means over seeds, bars their 95% intervals."""
     names = list(dict.fromkeys(name for point in points for name in point.values))
-    columns = min(3, len(names))
+    columns = 2 if len(names) == 4 else min(3, len(names))
     lines = -(-len(names) // columns)
     figure = new_figure(4.0 * columns, 3.0 * lines)
     grid = figure.subplots(lines, columns, squeeze=False)
