@@ -29,6 +29,7 @@ from works import WORKS
 from unroll.evaluation.rows import append_rows, read_rows
 
 _ROWS = "rows.jsonl"
+_DEVICES = "--xla_force_host_platform_device_count"
 
 
 def measure(work: Work, settings: Settings, path: Path) -> Row:
@@ -52,11 +53,22 @@ def measure_apart(work: Work, arguments: argparse.Namespace, path: Path) -> None
     command = [sys.executable, __file__, "--rows", work.name, "--out", str(arguments.out)]
     command += ["--repetitions", str(arguments.repetitions), "--here"]
     command += ["--smoke"] if arguments.smoke else []
-    code = subprocess.run(command).returncode
+    code = subprocess.run(command, env=_environment(work)).returncode
     if code:  # killed, for want of memory perhaps, before it could write its row
         settings = Settings(smoke=arguments.smoke)
         note = f"its process ended with code {code}"
         append_rows(path, [missing_row(work, settings, machines.describe(), note, failed=True)])
+
+
+def _environment(work: Work) -> dict[str, str]:
+    """An ensemble is spread over devices; on the CPU each virtual one is a core of its own."""
+    environment = dict(os.environ)
+    if work.measured_by.startswith("ensembles:") and _DEVICES not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}={machines.describe()['cores']}"
+        environment["XLA_FLAGS"] = flags.strip()
+    return environment
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

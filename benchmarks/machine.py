@@ -36,7 +36,13 @@ def in_words(machine: dict[str, Any]) -> str:
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two rows were taken on the same machine with the same versions."""
-    return {**one, "load": 0} == {**other, "load": 0}
+    return _fixed(one) == _fixed(other)
+
+
+def _fixed(machine: dict[str, Any]) -> dict[str, Any]:
+    """Without what changes from row to row: the load, and virtual devices of one processor."""
+    devices = machine["devices"] if machine["device"] != "cpu" else None
+    return {**machine, "load": None, "devices": devices}
 
 
 def _processor() -> str:
