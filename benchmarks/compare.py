@@ -61,14 +61,15 @@ def measure_apart(work: Work, arguments: argparse.Namespace, path: Path) -> None
 
 
 def _environment(work: Work) -> dict[str, str]:
-    """An ensemble is spread over devices; on the CPU each virtual one is a core of its own."""
-    environment = dict(os.environ)
-    if work.measured_by.startswith("ensembles:") and _DEVICES not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
-        flags = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}={machines.describe()['cores']}"
-        environment["XLA_FLAGS"] = flags.strip()
-    return environment
+    """Virtual devices for an ensemble of small dense networks, one for each core of the CPU.
+
+    A step of such a network keeps to one core, and so does a batch of them. Convolutions use all
+    cores by themselves, and are slower spread over devices.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if work.name == "mlp_ensemble" and _DEVICES not in flags:
+        flags = f"{flags} {_DEVICES}={machines.describe()['cores']}".strip()
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
