@@ -2,7 +2,7 @@
 
 python experiments/unlearn.py --config=configs/pgu/classes_resnet18.py
 
-Not measured yet. For Tiny-ImageNet in its folder layout, and full width:
+Not measured yet; many minutes on 2 CPU cores. For Tiny-ImageNet in its folder layout, and full width:
 
   --config.dataset="tiny_imagenet(path='...')" --config.model="resnet18(width=64)"
 """

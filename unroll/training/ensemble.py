@@ -9,8 +9,8 @@ Two ways to the same models, up to rounding:
   communication. Not bit-equal to a single run (another order of summation), so never used for
   twins or replays.
 
-`auto` takes `sequential` on a single CPU device for models with convolutions, where batching gains
-nothing, and `batched` otherwise.
+`auto` takes `sequential` on the CPU for models with convolutions, which use all cores by themselves,
+and `batched` otherwise.
 
 The models of one device are a shard. It is stored and resumed as a unit, under the hash of its
 members: its bits depend on no other shard, device or process. So a job of several processes
@@ -181,7 +181,7 @@ def _one_or_one_each(array: np.ndarray, dimensions: int, count: int, what: str) 
 
 
 def _faster_mode(spec: TrainSpec, dataset: Dataset) -> str:
-    if jax.local_device_count() > 1 or jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu":
         return "batched"
     state = jax.eval_shape(
         lambda: initial_state(spec, jax.random.key(0), jnp.asarray(dataset.inputs[:1]))
