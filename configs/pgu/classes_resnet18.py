@@ -2,9 +2,9 @@
 
 python experiments/unlearn.py --config=configs/pgu/classes_resnet18.py
 
-Not measured yet; many minutes on 2 CPU cores. For Tiny-ImageNet in its folder layout, and full width:
+Not measured yet; many minutes on 2 CPU cores. Tiny-ImageNet in its folder layout, full width:
 
-  --config.dataset="tiny_imagenet(path='...')" --config.model="resnet18(width=64)"
+  --config.dataset="image_folder(root='...')" --config.model="resnet18(width=64)"
 """
 
 import ml_collections

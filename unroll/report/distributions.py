@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from unroll.evaluation.records import NULL, ORIGINAL, RETRAIN, Record
-from unroll.report.formatting import display_labels
+from unroll.report.formatting import display_labels, wrapped
 from unroll.report.style import INK, MUTED, method_styles, new_figure, plain_axes, section_rows
 from unroll.report.summary import group_by, seed_means
 
@@ -52,7 +52,7 @@ def output_distributions(records: Sequence[Record]) -> Figure | None:
             colour = styles[row.method].colour
             axes.plot(*curves[row.label], color=colour, lw=1.6, zorder=4, label=labels[row.label])
         if not together:
-            axes.set_title(labels[members[0].label], fontsize=8.5, color=INK)
+            axes.set_title(wrapped(labels[members[0].label]), fontsize=6.5, color=INK)
         _logit_axis(axes, curves.values(), most_ticks=7 if together else 3)
         plain_axes(axes)
     figure.supxlabel("Probability of the true class (logit scale)", fontsize=9.5, color=INK)
@@ -106,7 +106,7 @@ def _value(record: Record) -> float | None:
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
     lines = math.ceil(count / _MOST_COLUMNS)
     columns = math.ceil(count / lines)
-    figure = new_figure(6.4, 4.0) if count == 1 else new_figure(1.95 * columns, 1.75 * lines + 1)
+    figure = new_figure(6.4, 4.0) if count == 1 else new_figure(1.95 * columns, 1.95 * lines + 1)
     figure.set_layout_engine("constrained")
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for unused in grid.flat[count:]:

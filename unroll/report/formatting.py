@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from unroll.report.summary import Interval, Row
@@ -54,6 +55,18 @@ def display_labels(rows: Sequence[Row]) -> dict[str, str]:
       The text to print, by label.
     """
     return {row.label: _display_label(row, rows) for row in rows}
+
+
+def wrapped(label: str, width: int = 44) -> str:
+    """Breaks a long label into lines, after its first bracket and its commas.
+
+    >>> print(wrapped("projected_gradient(epochs=2, stop='fixed_epochs')", 24))
+    projected_gradient(
+    epochs=2,
+    stop='fixed_epochs')
+    """
+    text = textwrap.fill(label.replace("(", "( ", 1), width)
+    return text.replace("( ", "(")
 
 
 def _display_label(row: Row, rows: Sequence[Row]) -> str:

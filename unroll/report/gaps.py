@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unroll.evaluation.records import NULL, RETRAIN, Record
-from unroll.report.formatting import display_labels
+from unroll.report.formatting import display_labels, wrapped
 from unroll.report.style import (
     FAINT,
     INK,
@@ -40,7 +40,10 @@ def accuracy_gaps(records: Sequence[Record]) -> Figure | None:
     if not drawn:
         return None
     null = next((row for row in rows if row.method == NULL), None)
-    height = 1.3 + 0.27 * len(drawn)
+    labels = display_labels(rows)
+    names = [wrapped(labels[row.label]) for row in drawn]
+    lines = max(name.count("\n") + 1 for name in names)
+    height = 1.3 + len(drawn) * (0.13 + 0.14 * lines)
     figure = new_figure(8.6, height)
     panels = figure.subplots(1, len(SPLITS), sharey=True)
     for axes, split in zip(panels, SPLITS, strict=True):
@@ -50,8 +53,7 @@ def accuracy_gaps(records: Sequence[Record]) -> Figure | None:
         plain_axes(axes)
         axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", nbins=5)
-    labels = display_labels(rows)
-    panels[0].set_yticks(range(len(drawn)), [labels[row.label] for row in drawn])
+    panels[0].set_yticks(range(len(drawn)), names)
     panels[0].set_ylim(len(drawn) - 0.4, -0.6)
     band = "; grey: independent retrain" if null is not None and _has_gap(null) else ""
     figure.supxlabel(f"Accuracy minus the twin's accuracy{band}", fontsize=9.5, color=INK)

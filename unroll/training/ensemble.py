@@ -9,8 +9,8 @@ Two ways to the same models, up to rounding:
   communication. Not bit-equal to a single run (another order of summation), so never used for
   twins or replays.
 
-`auto` takes `sequential` on the CPU for models with convolutions, which use all cores by themselves,
-and `batched` otherwise.
+`auto` takes `sequential` on the CPU for models with convolutions, which use all cores by
+themselves, and `batched` otherwise.
 
 The models of one device are a shard. It is stored and resumed as a unit, under the hash of its
 members: its bits depend on no other shard, device or process. So a job of several processes
