@@ -60,7 +60,11 @@ def test_obligatory_rows_are_there(records):
             ("accuracy_gap", "independent"),
             ("tow", "twin"),
             ("tow", "independent"),
+            ("tow_mia", "twin"),
+            ("tow_mia", "independent"),
             ("mia", None),
+            ("attack_efficacy", None),
+            ("attack_accuracy", None),
             ("js_divergence", "independent"),
         ):
             assert values(records, method, metric, oracle), (method, metric, oracle)
@@ -71,6 +75,7 @@ def test_exact_methods_are_exactly_zero_and_doing_nothing_is_one(records):
     assert set(values(records, "replay", "verification_error", "twin")) == {0.0}
     assert set(values(records, "original", "relative_verification_error", "twin")) == {1.0}
     assert set(values(records, "retrain", "tow", "twin")) == {1.0}
+    assert set(values(records, "retrain", "tow_mia", "twin")) == {1.0}
     assert all(v > 1 for v in values(records, "retrain_vs_retrain", "verification_error", "twin"))
 
 
@@ -94,12 +99,16 @@ def test_independent_oracles_leave_the_null_row_out(records):
     assert all(v > 0 for v in values(records, "retrain_vs_retrain", "js_divergence", "independent"))
 
 
-def test_quantiles_and_curves(records):
-    quantiles = [
-        r for r in records if r.metric == "true_class_probability" and r.method == "original"
-    ]
+@pytest.mark.parametrize(
+    ("metric", "highest"), [("true_class_probability", 1.0), ("output_entropy", np.log(3))]
+)
+def test_quantiles(records, metric, highest):
+    quantiles = [r for r in records if r.metric == metric and r.method == "original"]
     assert {r.at for r in quantiles} >= {0.0, 0.5, 1.0}
-    assert all(0 <= r.value <= 1 for r in quantiles)
+    assert all(0 <= r.value <= highest for r in quantiles)
+
+
+def test_curves(records):
     curves = [r for r in records if r.metric == "training_loss"]
     assert {r.method for r in curves} == {"original", "retrain"}
     # Two models, two seeds, two epochs of 7 full batches (and one padded batch, left out).

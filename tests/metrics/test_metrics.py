@@ -5,13 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from sklearn.metrics import log_loss
 
 import unroll
+from unroll.errors import InputError
 from unroll.metrics.divergence import js_divergence
-from unroll.metrics.membership import loss_attack_auc
-from unroll.metrics.outputs import accuracy, loss, true_class_probability
-from unroll.metrics.tow import tow
+from unroll.metrics.membership import confidence_attack, loss_attack_auc
+from unroll.metrics.outputs import accuracy, loss, output_entropy, true_class_probability
+from unroll.metrics.tow import tow, tow_mia
 
 
 def random_logits(seed, num=40, classes=4):
@@ -48,6 +50,15 @@ def test_loss_and_accuracy():
     )
 
 
+def test_entropy_of_known_outputs():
+    """A fair choice, a certain one with a probability of exactly 0, and another library."""
+    assert output_entropy(np.zeros((1, 5))) == pytest.approx(np.log(5))
+    assert output_entropy(np.array([[1e4, 0.0]])) == 0.0
+    logits, _ = random_logits(0)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(output_entropy(logits), entropy(probabilities, axis=1), rtol=1e-6)
+
+
 def test_loss_of_extreme_logits_is_finite():
     assert loss(np.array([[1e4, 0.0]]), np.array([1])) == pytest.approx(1e4)
 
@@ -56,6 +67,36 @@ def test_tow():
     oracle = dict(forget=0.5, retain=0.9, test=0.8)
     assert tow(oracle, oracle) == 1.0
     assert tow(dict(forget=0.7, retain=1.0, test=0.8), oracle) == pytest.approx(0.8 * 0.9)
+
+
+def test_tow_mia_takes_the_attack_for_the_forget_accuracy():
+    oracle = dict(retain=0.99, test=0.9)
+    assert tow_mia(oracle, 0.3, oracle, 0.3) == 1.0
+    assert tow_mia(dict(retain=0.89, test=0.9), 0.1, oracle, 0.3) == pytest.approx(0.8 * 0.9)
+
+
+def confident_and_unsure(count=60):
+    labels = np.arange(count) % 3
+    return (5 * np.eye(3)[labels], labels), (np.zeros((count, 3)), labels)
+
+
+def test_confidence_attack_tells_members_from_others():
+    members, outsiders = confident_and_unsure()
+    assert confidence_attack(members, outsiders, members) == (0.0, 1.0)
+    assert confidence_attack(members, outsiders, outsiders) == (1.0, 1.0)
+
+
+def test_confidence_attack_knows_nothing_of_equals():
+    """Members and others from one distribution: right as often as wrong, up to 1000 coin tosses."""
+    logits, labels = random_logits(3, num=4000)
+    first, second = ((logits[rows], labels[rows]) for rows in np.split(np.arange(4000), 2))
+    assert confidence_attack(first, second, first).accuracy == pytest.approx(0.5, abs=0.05)
+
+
+def test_confidence_attack_wants_as_many_of_either_kind():
+    members, outsiders = confident_and_unsure()
+    with pytest.raises(InputError, match="60 members and 0 non-members"):
+        confidence_attack(members, tuple(part[:0] for part in outsiders), members)
 
 
 def test_membership_attack_finds_members_and_nothing_in_noise():

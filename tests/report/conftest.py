@@ -135,10 +135,15 @@ def _quantiles(behaviour: Behaviour, seed: int, random) -> list[Record]:
     centre = {0: 2.5}.get(behaviour.error, 2.5 + 18 * (behaviour.accuracies[0] - 0.93))
     logits = np.sort(random.normal(centre, 2.2, size=400))
     shares = np.linspace(0, 1, 51)
-    values = 1 / (1 + np.exp(-np.quantile(logits, shares)))
+    probabilities = 1 / (1 + np.exp(-logits))
+    found = {
+        "true_class_probability": probabilities,
+        "output_entropy": -np.log(probabilities) * probabilities,
+    }
     return [
-        _record(behaviour, seed, "true_class_probability", float(v), "forget", at=float(share))
-        for share, v in zip(shares, values, strict=True)
+        _record(behaviour, seed, metric, float(value), "forget", at=float(share))
+        for metric, values in found.items()
+        for share, value in zip(shares, np.quantile(values, shares), strict=True)
     ]
 
 

@@ -8,7 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from unroll.errors import InputError
-from unroll.report import accuracy_gaps, output_distributions, scoreboard, training_curves
+from unroll.report import (
+    accuracy_gaps,
+    output_distributions,
+    output_entropies,
+    scoreboard,
+    training_curves,
+)
 from unroll.report.axes import LogAxisWithZero
 from unroll.report.curves import running_mean
 from unroll.report.distributions import quantile_curves
@@ -150,13 +156,14 @@ def test_survivors_do_not_speak_for_the_seeds_that_failed(digits):
     assert "gradient_ascent" not in curves and "finetune" in curves
 
 
+@pytest.mark.parametrize("draw", [output_distributions, output_entropies])
 @pytest.mark.parametrize(("methods", "panels"), [(3, 1), (7, 7)])
-def test_distributions_use_small_multiples_when_many(digits, methods, panels):
+def test_distributions_use_small_multiples_when_many(digits, methods, panels, draw):
     names = ["replay", "finetune", "gradient_ascent", "single_gradient", "taylor"][
         : 3 if methods == 3 else 5
     ]
     kept = [r for r in digits if r.method in {"original", "retrain", *names}]
-    visible = [axes for axes in output_distributions(kept).axes if axes.get_visible()]
+    visible = [axes for axes in draw(kept).axes if axes.get_visible()]
     assert len(visible) == panels
     lines = sum(len(axes.lines) for axes in visible)
     assert lines == (methods + 2 if panels == 1 else 3 * panels)

@@ -8,7 +8,13 @@ from unroll.errors import InputError
 from unroll.report import save_figures, write_report
 from unroll.report.files import write_atomically
 
-NAMES = {"scoreboard", "accuracy_gaps", "output_distributions", "training_curves"}
+NAMES = {
+    "scoreboard",
+    "accuracy_gaps",
+    "output_distributions",
+    "output_entropies",
+    "training_curves",
+}
 
 
 def contents(directory):

@@ -13,25 +13,35 @@ from unroll.data.dataset import Dataset
 from unroll.data.forget import retain_ids
 from unroll.errors import DivergenceError
 from unroll.metrics.divergence import js_divergence
-from unroll.metrics.membership import loss_attack_auc
-from unroll.metrics.outputs import accuracy, loss, true_class_probability
-from unroll.metrics.tow import SPLITS, tow
+from unroll.metrics.membership import ConfidenceAttack, confidence_attack, loss_attack_auc
+from unroll.metrics.outputs import accuracy, loss, output_entropy, true_class_probability
+from unroll.metrics.tow import SPLITS, tow, tow_mia
 from unroll.metrics.verification import relative_verification_error, verification_error
 from unroll.training.predict import predict
 from unroll.training.spec import TrainSpec
 from unroll.types import Params, PyTree
 
 QUANTILES = tuple(np.round(np.linspace(0, 1, 21), 2))
-"""Where the distribution of true-class probabilities on the forget set is recorded."""
+"""Where the distributions of outputs on the forget set are recorded."""
+MOST_ATTACKED = 2000
+"""Most members that the confidence attack is shown; its time grows with their square."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Model:
-    """A model with its logits on each split, `{split: [N, C]}`."""
+    """A model with its logits on each split, `{split: [N, C]}`.
+
+    Attributes:
+      params: its parameters.
+      logits: on forget, retain and test set.
+      labels: int `[N]` of each.
+      attacked: rows of the retain and of the test set that the confidence attack is shown.
+    """
 
     params: Params
     logits: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
+    attacked: dict[str, np.ndarray]
 
     @functools.cached_property
     def accuracies(self) -> dict[str, float]:
@@ -42,6 +52,15 @@ class Model:
     def losses(self) -> dict[str, float]:
         """Mean loss on each split."""
         return {split: loss(self.logits[split], self.labels[split]) for split in SPLITS}
+
+    @functools.cached_property
+    def attack(self) -> ConfidenceAttack:
+        """What the confidence attack makes of the forget set."""
+        members, outsiders = (
+            (self.logits[split][rows], self.labels[split][rows])
+            for split, rows in self.attacked.items()
+        )
+        return confidence_attack(members, outsiders, (self.logits["forget"], self.labels["forget"]))
 
 
 class Judge:
@@ -59,6 +78,10 @@ class Judge:
         self._ids = {"forget": forget, "retain": retain_ids(forget, len(train))}
         self._labels = {split: train.labels[ids] for split, ids in self._ids.items()}
         self._labels["test"] = test.labels
+        # The same for all models, so that their values differ by the models alone.
+        sizes = {split: len(self._labels[split]) for split in ("retain", "test")}
+        count, random = min(*sizes.values(), MOST_ATTACKED), np.random.default_rng(0)
+        self._attacked = {split: random.permutation(size)[:count] for split, size in sizes.items()}
 
     def model(self, params: Params, model_state: PyTree) -> Model:
         """Computes the logits of a model on forget, retain and test set.
@@ -72,7 +95,7 @@ class Judge:
         for split, values in logits.items():
             if not np.isfinite(values).all():
                 raise DivergenceError(f"the model diverged: logits on the {split} set not finite")
-        return Model(params, logits, self._labels)
+        return Model(params, logits, self._labels, self._attacked)
 
     def compare(
         self,
@@ -117,15 +140,19 @@ class Judge:
             model.logits["forget"], labels["forget"], model.logits["test"], labels["test"]
         )
         yield {"metric": "mia", "split": "forget", "value": auc, **row}
-        probabilities = true_class_probability(model.logits["forget"], labels["forget"])
-        for at, value in zip(QUANTILES, np.quantile(probabilities, QUANTILES), strict=True):
-            yield {
-                "metric": "true_class_probability",
-                "split": "forget",
-                "value": float(value),
-                "oracle": None,
-                "at": float(at),
-            }
+        attack = model.attack
+        yield {"metric": "attack_efficacy", "split": "forget", "value": attack.efficacy, **row}
+        yield {"metric": "attack_accuracy", "split": None, "value": attack.accuracy, **row}
+        logits = model.logits["forget"]
+        probabilities = true_class_probability(logits, labels["forget"])
+        yield from self._quantiles("true_class_probability", probabilities)
+        yield from self._quantiles("output_entropy", output_entropy(logits))
+
+    @staticmethod
+    def _quantiles(metric: str, values: np.ndarray) -> Iterator[dict[str, Any]]:
+        row = {"metric": metric, "split": "forget", "oracle": None}
+        for at, value in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True):
+            yield {"value": float(value), "at": float(at), **row}
 
     def _gaps(self, model: Model, name: str, oracles: list[Model]) -> Iterator[dict[str, Any]]:
         row = {"oracle": name, "at": None}
@@ -143,3 +170,6 @@ class Judge:
             yield {"metric": "js_divergence", "split": split, "value": value, **row}
         value = float(np.mean([tow(model.accuracies, oracle.accuracies) for oracle in oracles]))
         yield {"metric": "tow", "split": None, "value": value, **row}
+        own = model.accuracies, model.attack.efficacy
+        values = [tow_mia(*own, oracle.accuracies, oracle.attack.efficacy) for oracle in oracles]
+        yield {"metric": "tow_mia", "split": None, "value": float(np.mean(values)), **row}

@@ -1,4 +1,4 @@
-"""Metrics of one model's logits: accuracy, loss, and the true-class probability."""
+"""Metrics of one model's logits: accuracy, loss, the true-class probability, the entropy."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def loss(logits: np.ndarray, labels: np.ndarray) -> float:
 def true_class_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Softmax probability of each example's label, `[N]`."""
     return np.exp(-example_losses(logits, labels))
+
+
+def output_entropy(logits: np.ndarray) -> np.ndarray:
+    """Entropy of each example's softmax in nats, `[N]`, between 0 and log C."""
+    log_probabilities = log_softmax(np.asarray(logits, np.float64), axis=-1)
+    # A probability that underflowed to 0 has a log of up to -1e4, and adds exactly 0.
+    return -np.sum(np.exp(log_probabilities) * log_probabilities, axis=-1)

@@ -18,6 +18,7 @@ from unroll.report.document import build_document
 from unroll.report.figures import (
     accuracy_gaps,
     output_distributions,
+    output_entropies,
     save_figures,
     scoreboard,
     training_curves,
@@ -39,6 +40,7 @@ __all__ = [
     "markdown_report",
     "metric_definitions",
     "output_distributions",
+    "output_entropies",
     "save_figures",
     "scoreboard",
     "summarize",

@@ -92,6 +92,12 @@ metric_definitions: dict[str, Definition] = {
         ideal="the null row (1 is out of reach between independent models)",
         direction="higher",
     ),
+    "tow_mia": Definition(
+        "ToW-MIA",
+        "As ToW, with the attack efficacy in the place of the accuracy on the forget set.",
+        ideal="the null row (1 is out of reach between independent models)",
+        direction="higher",
+    ),
     "js_divergence": Definition(
         "JS divergence",
         "Jensen-Shannon divergence between the predictions of the unlearned model and of the "
@@ -103,6 +109,20 @@ metric_definitions: dict[str, Definition] = {
         "MIA AUC",
         "Area under the curve of an attack that thresholds the loss to tell forget from test "
         "examples; a smoke test, not a proof of forgetting.",
+        ideal="retrain",
+        direction="two-sided",
+    ),
+    "attack_efficacy": Definition(
+        "Attack efficacy",
+        "Share of the forget set that a classifier of the confidence, told retained from test "
+        "examples, takes for non-members; a population attack, not a proof of forgetting.",
+        ideal="retrain",
+        direction="two-sided",
+    ),
+    "attack_accuracy": Definition(
+        "Attack accuracy",
+        "Balanced accuracy of that classifier on retained and test examples that it has not "
+        "learned from (0.5 = it knows nothing, and its efficacy says nothing).",
         ideal="retrain",
         direction="two-sided",
     ),
@@ -123,6 +143,12 @@ metric_definitions: dict[str, Definition] = {
     "true_class_probability": Definition(
         "True-class probability",
         "Quantiles over the examples of the split of the probability given to the true class.",
+        ideal="retrain",
+        direction="two-sided",
+    ),
+    "output_entropy": Definition(
+        "Output entropy",
+        "Quantiles over the examples of the split of the entropy of the output, in nats.",
         ideal="retrain",
         direction="two-sided",
     ),

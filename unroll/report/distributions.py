@@ -1,14 +1,15 @@
-"""How sure each model is of the true class on the forget set, example by example."""
+"""How sure each model is on the forget set, example by example: of the true class, and at all."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from unroll.evaluation.records import NULL, ORIGINAL, RETRAIN, Record
 from unroll.report.formatting import display_labels, wrapped
@@ -17,12 +18,22 @@ from unroll.report.summary import group_by, seed_means
 
 _MOST_IN_ONE_PANEL = 4
 _MOST_COLUMNS = 5
-# Beyond this a probability is drawn at the edge; the axis is logarithmic in the odds.
+# Beyond this a value is drawn at the edge; the axes are logarithmic.
 _EDGE = 1e-5
 _TICKS = (1e-4, 1e-3, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 Curve = tuple[np.ndarray, np.ndarray]
-"""Probability and the share of examples at or below it."""
+"""A value and the share of examples at or below it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Quantity:
+    """What a figure shows: a metric, the name of its axis, and how that is drawn and limited."""
+
+    metric: str
+    title: str
+    draw_axis: Callable[[Axes, Iterable[Curve], int], None]
+    highest: float
 
 
 def output_distributions(records: Sequence[Record]) -> Figure | None:
@@ -37,8 +48,24 @@ def output_distributions(records: Sequence[Record]) -> Figure | None:
     Returns:
       The figure, or `None` when the records have no such quantiles.
     """
+    title = "Probability of the true class (logit scale)"
+    return _draw(records, _Quantity("true_class_probability", title, _logit_axis, 1 - _EDGE))
+
+
+def output_entropies(records: Sequence[Record]) -> Figure | None:
+    """Draws the distribution of the entropy of the outputs over the forget set.
+
+    As `output_distributions`; the axis is logarithmic, as in the histograms of Hoang et al. (arXiv
+    2312.04095). Entropies are of all classes for all models; in the reference code those of a
+    removed class are left out of some.
+    """
+    title = "Entropy of the output (nats, logarithmic scale)"
+    return _draw(records, _Quantity("output_entropy", title, _log_axis, math.inf))
+
+
+def _draw(records: Sequence[Record], quantity: _Quantity) -> Figure | None:
     rows = section_rows(records)
-    curves = quantile_curves(records)
+    curves = quantile_curves(records, quantity.metric, quantity.highest)
     methods = [row for row in rows if row.label in curves and row.role == "method"]
     if not curves:
         return None
@@ -53,9 +80,9 @@ def output_distributions(records: Sequence[Record]) -> Figure | None:
             axes.plot(*curves[row.label], color=colour, lw=1.6, zorder=4, label=labels[row.label])
         if not together:
             axes.set_title(wrapped(labels[members[0].label]), fontsize=6.5, color=INK)
-        _logit_axis(axes, curves.values(), most_ticks=7 if together else 3)
+        quantity.draw_axis(axes, curves.values(), 7 if together else 3)
         plain_axes(axes)
-    figure.supxlabel("Probability of the true class (logit scale)", fontsize=9.5, color=INK)
+    figure.supxlabel(quantity.title, fontsize=9.5, color=INK)
     figure.supylabel("Share of the forget set", fontsize=9.5, color=INK)
     # The first handles are the references: they are drawn first, in every panel.
     handles, names = panels[0].get_legend_handles_labels()
@@ -71,11 +98,17 @@ def output_distributions(records: Sequence[Record]) -> Figure | None:
     return figure
 
 
-def quantile_curves(records: Sequence[Record]) -> dict[str, Curve]:
+def quantile_curves(
+    records: Sequence[Record],
+    metric: str = "true_class_probability",
+    highest: float = 1 - _EDGE,
+) -> dict[str, Curve]:
     """Averages the quantile functions over seeds.
 
     Args:
       records: records of one section.
+      metric: whose quantiles.
+      highest: values are limited to this, and to 1e-5 from below.
 
     Returns:
       Curves by label, in increasing order of the share of examples. A method that failed for
@@ -84,9 +117,7 @@ def quantile_curves(records: Sequence[Record]) -> dict[str, Curve]:
     quantiles = [
         record
         for record in records
-        if record.metric == "true_class_probability"
-        and record.split == "forget"
-        and record.at is not None
+        if record.metric == metric and record.split == "forget" and record.at is not None
     ]
     curves = {}
     for label, members in group_by(quantiles, lambda record: record.label).items():
@@ -95,7 +126,7 @@ def quantile_curves(records: Sequence[Record]) -> dict[str, Curve]:
         by_share = group_by(members, lambda record: record.at)
         shares = sorted(by_share)
         means = [np.mean(list(seed_means(by_share[s], _value).values())) for s in shares]
-        curves[label] = (np.clip(means, _EDGE, 1 - _EDGE), np.array(shares))
+        curves[label] = (np.clip(means, _EDGE, highest), np.array(shares))
     return curves
 
 
@@ -134,6 +165,16 @@ def _logit_axis(axes: Axes, curves: Iterable[Curve], most_ticks: int) -> None:
     axes.set_xlim(low, high)
     axes.set_ylim(0, 1)
     axes.xaxis.set_major_locator(FixedLocator(_logit_ticks(low, high, most_ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+
+
+def _log_axis(axes: Axes, curves: Iterable[Curve], most_ticks: int) -> None:
+    values = np.concatenate([entropies for entropies, _ in curves])
+    axes.set_xscale("log")
+    axes.set_xlim(values.min() / 1.2, values.max() * 1.2)
+    axes.set_ylim(0, 1)
+    axes.xaxis.set_major_locator(LogLocator(numticks=most_ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
 

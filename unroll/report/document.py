@@ -21,7 +21,7 @@ READING_GUIDE = (
     "retrain_vs_retrain row is an independently retrained model judged as if it were unlearned, "
     "so differences of its size mean nothing."
 )
-_CURVES_WITH_FIGURE = ("training_loss", "true_class_probability")
+_CURVES_WITH_FIGURE = ("training_loss", "true_class_probability", "output_entropy")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from unroll.evaluation.records import Record
 from unroll.report.curves import training_curves
-from unroll.report.distributions import output_distributions
+from unroll.report.distributions import output_distributions, output_entropies
 from unroll.report.document import figure_prefixes
 from unroll.report.files import write_atomically
 from unroll.report.gaps import accuracy_gaps
@@ -21,6 +21,7 @@ FIGURES = {
     "scoreboard": scoreboard,
     "accuracy_gaps": accuracy_gaps,
     "output_distributions": output_distributions,
+    "output_entropies": output_entropies,
     "training_curves": training_curves,
 }
 """Functions from the records of one section to a figure, or to `None` where rows are missing."""
@@ -39,6 +40,10 @@ CAPTIONS = {
     "output_distributions": (
         "Share of the forget set with a true-class probability at or below a value, mean over "
         "seeds. The closer to the bold line, the closer to the retrained model."
+    ),
+    "output_entropies": (
+        "Share of the forget set with an output of this entropy or less, mean over seeds; bold is "
+        "the retrained model."
     ),
     "training_curves": "Training loss of original and retrained model; thin lines are seeds.",
 }

@@ -185,7 +185,8 @@ def _gap_keys(oracle: str) -> list[Key]:
         (metric, split, oracle) for metric in ("accuracy_gap", "js_divergence") for split in SPLITS
     ]
     # The main table holds the ToW against the twin.
-    return splits if oracle == "twin" else [*splits, ("tow", None, oracle)]
+    keys = [*splits, ("tow_mia", None, oracle)]
+    return keys if oracle == "twin" else [*keys, ("tow", None, oracle)]
 
 
 def _look_up(row: Row, key: Key) -> Value:
