@@ -154,13 +154,25 @@ def figure(points: Sequence[Point]):
             line = [anchor * (end / at) ** slope for end in ends]
             axes.plot(ends, line, color=MUTED, lw=0.7, ls=":", zorder=0)
         axes.set_xlabel(work)
-        axes.set_xticks(sorted({p.size for _, group in members for p in group}))
+        axes.set_xticks(_apart(sorted({p.size for _, group in members for p in group})))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         if (index - 1) % columns == 0:
             axes.set_ylabel("seconds, without compilation")
-        axes.legend(frameon=False, fontsize=7)
+        # Above the panel: lines of many series leave no room inside.
+        axes.legend(
+            frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0)
+        )
     drawn.tight_layout()
     return drawn
+
+
+def _apart(sizes: Sequence[int], factor: float = 1.6) -> list[int]:
+    """The sizes whose labels do not run into that of the one before."""
+    kept: list[int] = []
+    for size in sizes:
+        if not kept or size >= factor * kept[-1]:
+            kept.append(size)
+    return kept
 
 
 def write(folder: Path, points: Sequence[Point], machine: dict) -> None:

@@ -1,8 +1,8 @@
 """Membership attacks on the forget set that look at one model.
 
-*A loss threshold* (Yeom et al. 2018). Score: minus the cross-entropy, which is the log-confidence in
-the label. Members: the forget set; non-members: the test set. It is one fixed attack on one model, a
-smoke test: population attacks overestimate protection (arXiv 2403.01218). Where forget and test set
+*A loss threshold* (Yeom et al. 2018). Score: minus the cross-entropy, which is the log-confidence
+in the label. Members: the forget set; non-members: the test set. It is one fixed attack on one
+model, a smoke test: population attacks overestimate protection (arXiv 2403.01218). Where forget and test set
 differ in distribution the retrained model's value is not 0.5, so the target is the retrained
 model's value.
 
