@@ -2,9 +2,9 @@
 
 *A loss threshold* (Yeom et al. 2018). Score: minus the cross-entropy, which is the log-confidence
 in the label. Members: the forget set; non-members: the test set. It is one fixed attack on one
-model, a smoke test: population attacks overestimate protection (arXiv 2403.01218). Where forget and test set
-differ in distribution the retrained model's value is not 0.5, so the target is the retrained
-model's value.
+model, a smoke test: population attacks overestimate protection (arXiv 2403.01218). Where forget and
+test set differ in distribution the retrained model's value is not 0.5, so the target is the
+retrained model's value.
 
 *A classifier of the confidence* (RUM, arXiv 2406.01257): told retained from test examples apart by
 the probability of their label, it is asked about the forgotten ones. Chosen: random members, one
