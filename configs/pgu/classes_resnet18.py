@@ -20,6 +20,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     )
     config.model = f"resnet18(width={4 if smoke else 16})"
     config.forget = "random(fraction=1.0, classes=(0, 1, 2, 3, 4))"
+    config.epochs = 1 if smoke else 8
     if smoke:
         config.methods = ("projected_gradient(epochs=2)",)
         return config
