@@ -66,6 +66,8 @@ def test_obligatory_rows_are_there(records):
             ("attack_efficacy", None),
             ("attack_accuracy", None),
             ("js_divergence", "independent"),
+            ("activation_distance_l2", "twin"),
+            ("activation_distance_l2", "independent"),
         ):
             assert values(records, method, metric, oracle), (method, metric, oracle)
 

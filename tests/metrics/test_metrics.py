@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 
 import unroll
 from unroll.errors import InputError
-from unroll.metrics.divergence import js_divergence
+from unroll.metrics.divergence import activation_distance, js_divergence
 from unroll.metrics.membership import confidence_attack, loss_attack_auc
 from unroll.metrics.outputs import accuracy, loss, output_entropy, true_class_probability
 from unroll.metrics.tow import tow, tow_mia
@@ -37,6 +37,15 @@ def test_js_divergence_is_symmetric_bounded_and_zero_on_itself(seed):
 
 def test_js_divergence_of_disjoint_outputs_is_its_maximum():
     assert js_divergence([[1000.0, 0.0]], [[0.0, 1000.0]]) == pytest.approx(np.log(2))
+
+
+def test_activation_distance_of_known_pairs():
+    p, q = np.log([[0.7, 0.2, 0.1]]), np.log([[0.2, 0.3, 0.5]])
+    assert activation_distance(p, q) == pytest.approx(np.sqrt(0.25 + 0.01 + 0.16))
+    assert activation_distance(p, p) == 0
+    # The largest there is, and a mean over examples.
+    far = np.array([[1000.0, 0.0], [0.0, 0.0]]), np.array([[0.0, 1000.0], [0.0, 0.0]])
+    assert activation_distance(*far) == pytest.approx(np.sqrt(2) / 2)
 
 
 def test_loss_and_accuracy():

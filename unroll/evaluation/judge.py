@@ -12,7 +12,7 @@ import numpy as np
 from unroll.data.dataset import Dataset
 from unroll.data.forget import retain_ids
 from unroll.errors import DivergenceError
-from unroll.metrics.divergence import js_divergence
+from unroll.metrics.divergence import activation_distance, js_divergence
 from unroll.metrics.membership import ConfidenceAttack, confidence_attack, loss_attack_auc
 from unroll.metrics.outputs import accuracy, loss, output_entropy, true_class_probability
 from unroll.metrics.tow import SPLITS, tow, tow_mia
@@ -163,11 +163,12 @@ class Judge:
             ):
                 target = float(np.mean([of(oracle)[split] for oracle in oracles]))
                 yield {"metric": metric, "split": split, "value": own[split] - target, **row}
-            divergences = [
-                js_divergence(model.logits[split], oracle.logits[split]) for oracle in oracles
-            ]
-            value = float(np.mean(divergences))
-            yield {"metric": "js_divergence", "split": split, "value": value, **row}
+            for metric, distance in (
+                ("js_divergence", js_divergence),
+                ("activation_distance_l2", activation_distance),
+            ):
+                found = [distance(model.logits[split], each.logits[split]) for each in oracles]
+                yield {"metric": metric, "split": split, "value": float(np.mean(found)), **row}
         value = float(np.mean([tow(model.accuracies, oracle.accuracies) for oracle in oracles]))
         yield {"metric": "tow", "split": None, "value": value, **row}
         own = model.accuracies, model.attack.efficacy

@@ -1,4 +1,4 @@
-"""Divergence of output distributions between two models."""
+"""Divergence and distance of output distributions between two models."""
 
 from __future__ import annotations
 
@@ -17,3 +17,13 @@ def js_divergence(logits: np.ndarray, oracle_logits: np.ndarray) -> float:
     middle = (p + q) / 2
     divergence = (rel_entr(p, middle) + rel_entr(q, middle)).sum(axis=-1) / 2
     return float(np.mean(divergence))
+
+
+def activation_distance(logits: np.ndarray, oracle_logits: np.ndarray) -> float:
+    """Mean Euclidean distance of the softmax outputs over the examples; at most the root of 2.
+
+    Source: Golatkar et al. (arXiv 1911.04933) and the peers after them; some take the sum of the
+    absolute differences instead, so the norm belongs into the name. Ideal: the null row's.
+    """
+    p, q = (softmax(np.asarray(z, np.float64), axis=-1) for z in (logits, oracle_logits))
+    return float(np.mean(np.linalg.norm(p - q, axis=-1)))

@@ -105,6 +105,13 @@ metric_definitions: dict[str, Definition] = {
         ideal="the null row (0 only for the oracle itself)",
         direction="lower",
     ),
+    "activation_distance_l2": Definition(
+        "Activation distance",
+        "Euclidean distance between the probabilities of the unlearned model and of the oracle, "
+        "averaged over examples (at most 1.414).",
+        ideal="the null row (0 only for the oracle itself)",
+        direction="lower",
+    ),
     "mia": Definition(
         "MIA AUC",
         "Area under the curve of an attack that thresholds the loss to tell forget from test "
