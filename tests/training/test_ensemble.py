@@ -1,5 +1,7 @@
 """Ensembles: batched and sequential agree, and the number of devices does not matter."""
 
+import dataclasses
+
 import chex
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import unroll
 from unroll import tree
+from unroll.errors import InputError
 from unroll.training import ensemble
 from unroll.training.devices import model_mesh
 
@@ -29,6 +32,19 @@ def test_sequential_members_are_single_runs(case, mlp_spec):
     for index, seed in enumerate(SEEDS):
         run = unroll.train(mlp_spec, train, schedules[index], seed=seed, weights=weights[index])
         assert tree.same_bits(sequential.member(index), run.state)
+
+
+def test_an_optimiser_with_a_key_is_trained_one_after_the_other(case, mlp_spec):
+    """Noisy SGD draws from a key in its state, which numpy and other devices cannot hold."""
+    train, schedules, _, _ = case
+    optimizer = unroll.optax_call("noisy_sgd", 0.05, 0.01, 0.55, 7)
+    spec = dataclasses.replace(mlp_spec, optimizer=optimizer)
+    settings = dict(seeds=SEEDS[:2])
+    found = unroll.train_ensemble(spec, train, schedules[:2], **settings)
+    alone = unroll.train(spec, train, schedules[1], seed=SEEDS[1])
+    assert tree.same_bits(found.member(1), alone.state)
+    with pytest.raises(InputError, match="choose mode='sequential'"):
+        unroll.train_ensemble(spec, train, schedules[:2], mode="batched", **settings)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])

@@ -10,7 +10,7 @@ Two ways to the same models, up to rounding:
   twins or replays.
 
 `auto` takes `sequential` on the CPU for models with convolutions, which use all cores by
-themselves, and `batched` otherwise.
+themselves, and for optimisers that keep a typed key (`noisy_sgd`), and `batched` otherwise.
 
 The models of one device are a shard. It is stored and resumed as a unit, under the hash of its
 members: its bits depend on no other shard, device or process. So a job of several processes
@@ -136,7 +136,8 @@ def train_ensemble(
       progress: called with (steps done, steps in all) summed over the models of all processes.
 
     Raises:
-      InputError: if numbers of seeds, schedules and weights differ, or the mode is unknown.
+      InputError: if numbers of seeds, schedules and weights differ, the mode is unknown, or an
+        optimiser that keeps a key is to be batched or trained by several processes.
       DivergenceError: if a model diverges; the message names seed and step.
       ProcessLost: if another process of the job has died.
     """
@@ -144,9 +145,18 @@ def train_ensemble(
     if mode not in ("auto", "sequential", "batched"):
         raise InputError(f"unknown ensemble mode {mode!r}; choose auto, sequential or batched")
     models = _checked(spec, dataset, schedules, seeds, weights)
-    if mode == "auto":
-        mode = _faster_mode(spec, dataset)
     mesh = devices.model_mesh() if mesh is None else mesh
+    state = jax.eval_shape(
+        lambda: initial_state(spec, jax.random.key(0), jnp.asarray(dataset.inputs[:1]))
+    )
+    keyed = any(jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) for x in jax.tree.leaves(state))
+    if keyed and (mode == "batched" or mesh.is_multi_process):
+        raise InputError(
+            "the optimiser keeps a random key, which is trained one model after the other in one "
+            "process; choose mode='sequential' there"
+        )
+    if mode == "auto":
+        mode = "sequential" if keyed else _faster_mode(state)
     if mode == "sequential":
         return _sequential(models, mesh, store, progress)
     return _batched(models, mesh, group_size, store, progress)
@@ -180,12 +190,9 @@ def _one_or_one_each(array: np.ndarray, dimensions: int, count: int, what: str) 
     return array
 
 
-def _faster_mode(spec: TrainSpec, dataset: Dataset) -> str:
+def _faster_mode(state: TrainState) -> str:
     if jax.default_backend() != "cpu":
         return "batched"
-    state = jax.eval_shape(
-        lambda: initial_state(spec, jax.random.key(0), jnp.asarray(dataset.inputs[:1]))
-    )
     convolutions = any(leaf.ndim == 4 for leaf in jax.tree.leaves(state.params))
     return "sequential" if convolutions else "batched"
 
@@ -249,7 +256,13 @@ def _blank(models: _Models, index: int) -> tuple[TrainState, np.ndarray]:
 
 
 def _stacked(trees: list[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    def stack(*leaves):
+        if not tree.is_key(leaves[0]):
+            return np.stack(leaves)
+        bits = np.stack([jax.random.key_data(leaf) for leaf in leaves])
+        return jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaves[0]))
+
+    return jax.tree.map(stack, *trees)
 
 
 class _Shard:
