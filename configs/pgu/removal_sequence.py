@@ -20,11 +20,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         return config
     config.forget = "random(size=400)"
     config.deletions = 4
-    until, kept = "forget_level(level=0.6)", "energy(threshold=0.95)"
+    until = "forget_level(level=0.6)"
+    strict = projected("l1_singular(threshold=0.8)", until, rate=1.0, last=0.2)
     config.sequences = (
-        ("subtract", "subtract", projected(kept, until)),
-        ("recompute", "recompute", projected(kept, until)),
-        ("unprojected", "subtract", projected("energy(threshold=0)", until)),
+        ("l1_singular, subtracted", "subtract", strict),
+        ("l1_singular, recomputed", "recompute", strict),
+        ("energy, subtracted", "subtract", projected("energy(threshold=0.95)", until)),
+        ("not projected", "subtract", projected("energy(threshold=0)", until, 0.02, 0.02)),
     )
     config.methods = ()
     return config
