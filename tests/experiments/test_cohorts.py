@@ -1,31 +1,20 @@
 """The experiment on cohorts as a user runs it, and what it says about mistakes."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_script import ROOT, run_script
 
 import unroll
 from unroll.evaluation.cohorts import CohortStudy, run_cohort_study
 from unroll.report.cohorts import cohort_figure, cohort_page
 
-ROOT = Path(__file__).parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'unrolling' / 'cohorts.py'}:smoke"
 
 
 def cohorts(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "cohorts.py"), *arguments],
-        cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_script("cohorts.py", None, *arguments, cwd=cwd)
 
 
 def read(workdir):

@@ -1,33 +1,15 @@
 """The ladder experiment as a user runs it, killed half-way and run again."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from run_script import run_script
 
 from unroll.evaluation.ladder import Rung
 from unroll.evaluation.rows import read_rows
 
-ROOT = Path(__file__).parents[2]
-
 
 def ladder(*arguments, cwd):
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / "ladder.py"),
-            f"--config={ROOT / 'configs' / 'unrolling' / 'ladder.py'}:smoke",
-            "--config.axes=(('epochs',(1,)),('forget',('random(size=2)',)))",
-            *arguments,
-        ],
-        cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    axes = "--config.axes=(('epochs',(1,)),('forget',('random(size=2)',)))"
+    return run_script("ladder.py", "unrolling/ladder.py:smoke", axes, *arguments, cwd=cwd)
 
 
 def test_smoke_run_goes_on_where_it_was(tmp_path):

@@ -1,37 +1,15 @@
 """The metagradient experiment as a user runs it: the smoke form, and mistakes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_script import run_script
 
-ROOT = Path(__file__).parents[2]
 DIGITS = "unrolling/metagradients.py:smoke"
 
 
 def attribute(config, *arguments, cwd, data_dir="nowhere"):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "JAX_PLATFORMS": "cpu",
-        "TFDS_DATA_DIR": str(data_dir),
-    }
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / "metagradients.py"),
-            f"--config={ROOT / 'configs' / config}",
-            *arguments,
-        ],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_script("metagradients.py", config, *arguments, cwd=cwd, data_dir=data_dir)
 
 
 def test_smoke_run(tmp_path):

@@ -1,35 +1,17 @@
 """The penalties script as a user runs it: both kinds of rows, killed and run again, mistakes."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from run_script import run_script
 
 from unroll.evaluation.penalties import Outcome
 from unroll.evaluation.privacy import RiskRow
 from unroll.evaluation.rows import read_rows
 
-ROOT = Path(__file__).parents[2]
-
 
 def penalties(config, *arguments, cwd):
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / "penalties.py"),
-            f"--config={ROOT / 'configs' / 'unrolling' / config}",
-            "--config.train_seeds=(0,)",
-            *arguments,
-        ],
-        cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    seeds = "--config.train_seeds=(0,)"
+    return run_script("penalties.py", f"unrolling/{config}", seeds, *arguments, cwd=cwd)
 
 
 def test_outcomes_and_a_run_that_was_killed(tmp_path):

@@ -1,39 +1,16 @@
 """The experiments on projected-gradient unlearning as a user runs them: their smoke forms."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_script import run_script
 
-ROOT = Path(__file__).parents[2]
 IMAGES = "--config.dataset=random_images(num_train=96, num_test=32, size=8, num_classes=4)"
 
 
 def launch(script, config, *arguments, cwd, dataset=IMAGES):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "JAX_PLATFORMS": "cpu",
-        "TFDS_DATA_DIR": "nowhere",
-    }
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / script),
-            f"--config={ROOT / 'configs' / 'pgu' / config}:smoke",
-            dataset,
-            *arguments,
-        ],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_script(script, f"pgu/{config}:smoke", dataset, *arguments, cwd=cwd)
 
 
 def points(workdir):

@@ -1,20 +1,16 @@
 """The experiments on proxies as a user runs them, killed half-way and run again."""
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import grids
 import pytest
+from run_script import ROOT, run_script
 
 import unroll
 from unroll.calls import parse_call
 from unroll.evaluation.proxies import ProxyRow
 from unroll.evaluation.rows import read_rows
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = (
     "proxies",
     "proxies_full",
@@ -26,19 +22,7 @@ CONFIGS = (
 
 
 def proxies(name, *arguments, cwd):
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / "proxies.py"),
-            f"--config={ROOT / 'configs' / 'unrolling' / name}.py:smoke",
-            *arguments,
-        ],
-        cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_script("proxies.py", f"unrolling/{name}.py:smoke", *arguments, cwd=cwd)
 
 
 def test_positions_smoke_run_goes_on_where_it_was(tmp_path):

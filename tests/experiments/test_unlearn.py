@@ -2,15 +2,11 @@
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_script import ROOT, run_script
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 DATASETS = {
     "cifar10": ("cifar10", "3.0.2"),
@@ -22,20 +18,7 @@ DATASETS = {
 
 
 def unlearn(*arguments, cwd, data_dir="nowhere", timeout=300):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "",
-        "JAX_PLATFORMS": "cpu",
-        "TFDS_DATA_DIR": str(data_dir),
-    }
-    return subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "unlearn.py"), *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    return run_script("unlearn.py", None, *arguments, cwd=cwd, data_dir=data_dir, timeout=timeout)
 
 
 def config_path(name):
