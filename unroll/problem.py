@@ -19,6 +19,7 @@ from unroll.checkpoint import Store
 from unroll.data.dataset import Dataset
 from unroll.data.forget import check_forget_ids, retain_ids
 from unroll.errors import InputError
+from unroll.training.joint import Parts
 from unroll.training.run import Progress, Run
 from unroll.training.spec import TrainSpec
 from unroll.training.timing import Stopwatch
@@ -153,6 +154,11 @@ class Access:
         """The retained examples."""
         self._require("retain")
         return self._problem.retain_data
+
+    def parts(self, retain: bool = True) -> Parts:
+        """The training set in two parts, of which the retained one may be left out of reach."""
+        retained = self.retain_data if retain else None
+        return Parts(self.forget_data, self.forget_ids, retained, self.twin_weights)
 
     @property
     def held_out(self) -> Dataset:

@@ -102,6 +102,7 @@ def test_projection_is_counted_and_reported(problem, name):
     assert "once for all deletions" in result.info["warning"]
 
 
+@pytest.mark.parametrize("name", (*NAMES, "scrub"))
 def test_example_weights_of_the_run_count(problem, name):
     """An example of weight 0 is not trained on: its label may be any."""
     weights = np.ones(120, np.float32)
@@ -117,6 +118,7 @@ def test_example_weights_of_the_run_count(problem, name):
     assert tree.same_bits(*results)
 
 
+@pytest.mark.parametrize("name", (*NAMES, "scrub"))
 def test_batch_normalisation_and_augmentation(normalized_problem, name):
     """The running averages move, and the noise is that of the key."""
     spec = dataclasses.replace(

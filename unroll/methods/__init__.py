@@ -15,6 +15,8 @@ from unroll.methods.checkpointed_gradient import checkpointed_gradient
 from unroll.methods.deltagrad import deltagrad
 from unroll.methods.finetune import finetune
 from unroll.methods.gradient_ascent import gradient_ascent
+from unroll.methods.influence import influence
+from unroll.methods.l1_sparse import l1_sparse
 from unroll.methods.neggrad_plus import neggrad_plus
 from unroll.methods.original import original
 from unroll.methods.projected_gradient import projected_gradient
@@ -23,6 +25,7 @@ from unroll.methods.replay import replay
 from unroll.methods.retrain import retrain
 from unroll.methods.salun import salun
 from unroll.methods.sampled import sampled
+from unroll.methods.scrub import scrub
 from unroll.methods.segments import segments
 from unroll.methods.single_gradient import single_gradient
 from unroll.methods.taylor import taylor
@@ -38,9 +41,12 @@ METHODS: dict[str, Callable[..., Method]] = {
     "gradient_ascent": gradient_ascent,
     "projected_gradient": projected_gradient,
     "finetune": finetune,
+    "l1_sparse": l1_sparse,
     "random_label": random_label,
     "neggrad_plus": neggrad_plus,
     "salun": salun,
+    "scrub": scrub,
+    "influence": influence,
     "sampled": sampled,
     "segments": segments,
     "deltagrad": deltagrad,
@@ -74,6 +80,8 @@ __all__ = [
     "deltagrad",
     "finetune",
     "gradient_ascent",
+    "influence",
+    "l1_sparse",
     "method",
     "neggrad_plus",
     "original",
@@ -83,6 +91,7 @@ __all__ = [
     "retrain",
     "salun",
     "sampled",
+    "scrub",
     "segments",
     "single_gradient",
     "taylor",

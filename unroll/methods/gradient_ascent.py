@@ -1,6 +1,7 @@
 """Gradient ascent on the forget set: the oldest baseline, and a warning.
 
-Ascent is training with example weights of -1 on a schedule of forgotten examples. It has no fixed
+Ascent is training with example weights of -1 on a schedule of forgotten examples. It is what RUM
+(arXiv 2406.01257) and others call NegGrad, there with 5 epochs at a rate of 1e-4. It has no fixed
 point to stop at, and can end farther from the retrained model than the original is (*Ascent Fails
 to Forget*, arXiv 2509.26427).
 """

@@ -19,7 +19,7 @@ from unroll.data.schedule import EMPTY, make_schedule
 from unroll.errors import InputError
 from unroll.problem import Method, Unlearned
 from unroll.training.further import key_seed
-from unroll.training.joint import Parts, Term, cycled_schedule, joint_sgd
+from unroll.training.joint import Term, cycled_schedule, joint_sgd
 from unroll.training.timing import Stopwatch
 from unroll.unrolling.protection import protection
 from unroll.unrolling.subspaces import parse_projection
@@ -60,9 +60,7 @@ def neggrad_plus(
         original = access.original
         if not len(access.forget_ids):
             return Unlearned(original.params, original.model_state, 0, seconds=0.0)
-        parts = Parts(
-            access.forget_data, access.forget_ids, access.retain_data, access.twin_weights
-        )
+        parts = access.parts()
         statistics = None if protect is None else access.statistics(protect.options)
         watch = Stopwatch()
         protected = protection(protect, statistics, access.spec, original, parts.forget)

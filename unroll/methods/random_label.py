@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 
 from unroll.problem import Method, Unlearned
-from unroll.training.joint import Parts
 from unroll.training.relabelling import Relabelling, relabelled_sgd
 from unroll.training.timing import Stopwatch
 from unroll.unrolling.protection import protection
@@ -51,12 +50,7 @@ def random_label(
         original = access.original
         if not len(access.forget_ids):
             return Unlearned(original.params, original.model_state, 0, seconds=0.0)
-        parts = Parts(
-            access.forget_data,
-            access.forget_ids,
-            access.retain_data if retain else None,
-            access.twin_weights,
-        )
+        parts = access.parts(retain)
         statistics = None if protect is None else access.statistics(protect.options)
         watch = Stopwatch()
         protected = protection(protect, statistics, access.spec, original, parts.forget)
