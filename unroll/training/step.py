@@ -145,6 +145,14 @@ def data_loss(
     spec: TrainSpec, params: Params, model_state: PyTree, batch: Batch
 ) -> tuple[jax.Array, PyTree]:
     """The part of `batch_loss` that the examples own, and the new model state."""
+    loss, (model_state, _) = _data_loss(spec, params, model_state, batch)
+    return loss, model_state
+
+
+def _data_loss(
+    spec: TrainSpec, params: Params, model_state: PyTree, batch: Batch
+) -> tuple[jax.Array, tuple[PyTree, jax.Array]]:
+    """As `data_loss`, with the logits `[B, C]` beside the new model state."""
     logits, model_state = apply_model(
         spec,
         params,
@@ -155,7 +163,7 @@ def data_loss(
         example_weights=batch.weights,
     )
     losses = losses_at(spec.objective, logits, batch.labels, batch.step)
-    return jnp.vdot(batch.weights, losses) / batch.denominator, model_state
+    return jnp.vdot(batch.weights, losses) / batch.denominator, (model_state, logits)
 
 
 def train_step(
@@ -175,38 +183,58 @@ def train_step(
     Raises:
       InputError: (when traced) if the objective has a memory and the state was made without it.
     """
+    state, loss, _ = train_step_and_logits(spec, state, examples, weights, key, step, slots)
+    return state, loss
+
+
+def train_step_and_logits(
+    spec: TrainSpec,
+    state: TrainState,
+    examples: Examples,
+    weights: jax.Array,
+    key: jax.Array,
+    step: jax.Array,
+    slots: jax.Array,
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """As `train_step`, with the logits `[B, C]` of the forward pass that the gradient is of.
+
+    A caller that drops the logits gets the program of one that never asked for them.
+    """
     batch = gather(spec, examples, weights, key, step, slots)
     differentiate = _stateful_gradient if is_stateful(spec.objective) else _gradient
-    loss, gradient, model_state, objective_state = differentiate(spec, state, batch)
+    loss, gradient, (model_state, logits), objective_state = differentiate(spec, state, batch)
     updates, opt_state = spec.optimizer.build().update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, model_state, objective_state), loss
+    return TrainState(params, opt_state, model_state, objective_state), loss, logits
 
 
 def _gradient(
     spec: TrainSpec, state: TrainState, batch: Batch
-) -> tuple[jax.Array, Params, PyTree, PyTree]:
-    """Loss, gradient, the model's new state and the objective's, which stays as it is."""
-    (loss, model_state), gradient = jax.value_and_grad(
-        lambda params: batch_loss(spec, params, state.model_state, batch), has_aux=True
-    )(state.params)
-    return loss, gradient, model_state, state.objective_state
+) -> tuple[jax.Array, Params, tuple[PyTree, jax.Array], PyTree]:
+    """Loss, gradient, the model's new state with the logits, and the objective's as it was."""
+
+    def loss_of(params):
+        loss, forward = _data_loss(spec, params, state.model_state, batch)
+        return loss + spec.objective.penalty(params), forward
+
+    (loss, forward), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    return loss, gradient, forward, state.objective_state
 
 
 def _stateful_gradient(
     spec: TrainSpec, state: TrainState, batch: Batch
-) -> tuple[jax.Array, Params, PyTree, PyTree]:
+) -> tuple[jax.Array, Params, tuple[PyTree, jax.Array], PyTree]:
     """As `_gradient`, with the data term differentiated by the objective itself."""
     if not jax.tree.leaves(state.objective_state):
         raise InputError(
             "the objective has a memory that this state lacks (the vector of the singular-value "
             "penalty); make the state with unroll.training.step.start_state(spec, key, params)"
         )
-    value, gradient, model_state, objective_state = spec.objective.value_and_gradient(
-        lambda params: data_loss(spec, params, state.model_state, batch),
+    value, gradient, forward, objective_state = spec.objective.value_and_gradient(
+        lambda params: _data_loss(spec, params, state.model_state, batch),
         state.params,
         state.objective_state,
     )
     penalty, slope = jax.value_and_grad(spec.objective.penalty)(state.params)
     gradient = jax.tree.map(jnp.add, gradient, slope)
-    return value + penalty, gradient, model_state, objective_state
+    return value + penalty, gradient, forward, objective_state
