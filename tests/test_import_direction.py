@@ -15,7 +15,7 @@ LAYERS = [
     {"training"},
     {"unrolling"},
     {"problem"},
-    {"methods", "metrics"},
+    {"methods", "metrics", "memorization"},
     {"evaluation"},
     {"report"},
 ]

@@ -14,7 +14,7 @@ True
 
 import jax
 
-from unroll import data, methods, models
+from unroll import data, memorization, methods, models
 from unroll.checkpoint import Store
 from unroll.compiler import choose_cpu_convolution
 from unroll.errors import DivergenceError, InputError, StoreError
@@ -65,6 +65,7 @@ __all__ = [
     "TrainSpec",
     "Unlearned",
     "data",
+    "memorization",
     "methods",
     "models",
     "optax_call",
