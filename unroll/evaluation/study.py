@@ -54,8 +54,8 @@ class Study:
       forget: ids to forget.
       forget_description: what was forgotten, in words, for example `random(fraction=0.01)`.
       model_name: name of the model in the records.
-      methods: methods to compare, as `unroll.methods.method` reads them; `original` and `retrain`
-        are always there, named or not.
+      methods: methods to compare, as texts that `unroll.methods.method` reads, or built; `original`
+        and `retrain` are always there, named or not.
       epochs: passes over the training set.
       batch_size: slots per step.
       partial: what happens to the last batch of an epoch, `pad` or `drop`.
@@ -80,7 +80,7 @@ class Study:
     forget: np.ndarray
     forget_description: str
     model_name: str
-    methods: tuple[str, ...] = ("taylor(order=1)", "taylor(order=2)")
+    methods: tuple[str | Method, ...] = ("taylor(order=1)", "taylor(order=2)")
     epochs: int = 10
     batch_size: int = 32
     partial: str = "pad"
@@ -103,13 +103,12 @@ class Study:
             raise InputError(
                 f"train_seeds={tuple(self.train_seeds)} has a seed twice: a copy is no repetition"
             )
-        for text in self.methods:
-            methods.method(text)
+        _ = self.compared
 
     @property
     def compared(self) -> list[Method]:
         """The methods besides `original` and `retrain`, which every study has anyway."""
-        chosen = [methods.method(text) for text in self.methods]
+        chosen = [methods.method(each) if isinstance(each, str) else each for each in self.methods]
         return [method for method in chosen if method.name not in (ORIGINAL, RETRAIN)]
 
     @property
@@ -279,7 +278,8 @@ def method_identity(
     """What determines the result of a method, as a JSON-able dictionary.
 
     Args:
-      method: with its hyper-parameters; the code of its file counts.
+      method: with its hyper-parameters; the code of its file counts, and that of the files of the
+        methods that it applies (`method.unlearn.methods`).
       seed: of the method's key.
       run: address of the run.
       snapshots: its recorded steps.
@@ -293,8 +293,14 @@ def method_identity(
         "method": method.name,
         "hyperparameters": method.hyperparameters,
         "seed": seed,
-        "code": source_hash(inspect.getmodule(method.unlearn)),
+        "code": _code(method),
     }
+
+
+def _code(method: Method) -> Any:
+    own = source_hash(inspect.getmodule(method.unlearn))
+    inner = getattr(method.unlearn, "methods", ())
+    return [own, *map(_code, inner)] if inner else own
 
 
 def apply_method(

@@ -272,6 +272,12 @@ def unlearning(
       schedule: int32 `[T, B]` of the original.
       epochs: passes of the original over the training set.
     """
+    inner = getattr(method.unlearn, "methods", ())
+    if inner:
+        parts = [unlearning(each, spec, dataset, schedule, epochs) for each in inner]
+        work = max(parts, key=lambda part: part.multiple)
+        total, vague = sum(part.multiple for part in parts), any(part.at_most for part in parts)
+        return dataclasses.replace(work, label=str(method), multiple=total, at_most=vague)
     name, options = method.name, method.hyperparameters
     work = training(spec, dataset, schedule)
     order = options["order"] if name == "taylor" else options.get("taylor_order", 0)
@@ -281,11 +287,15 @@ def unlearning(
     elif name in ("sampled", "segments", "deltagrad"):
         work = dataclasses.replace(work, memory=_recorded_bytes)
     multiples = {
+        "original": 0.0,
         "replay": 1.0,
         "single_gradient": 0.0,
         "checkpointed_gradient": 0.0,
         "gradient_ascent": 0.0,
         "finetune": passes,
+        "l1_sparse": passes,
+        # Its passes over the forget set and the teacher's forward pass are small beside these.
+        "scrub": passes,
         "random_label": passes,
         "salun": passes,
         "neggrad_plus": 2 * passes,

@@ -1,0 +1,76 @@
+"""The experiment on proxies of memorization as a user runs it, and what it says about mistakes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = f"--config={ROOT / 'configs' / 'memorization' / 'proxies_digits.py'}:smoke"
+
+
+def score_proxies(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / "score_proxies.py"), CONFIG, *arguments],
+        cwd=cwd,
+        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def read(workdir):
+    return [json.loads(line) for line in (workdir / "rows.jsonl").read_text().splitlines()]
+
+
+def without_seconds(rows):
+    return [{key: row[key] for key in row if "seconds" not in key} for row in rows]
+
+
+def test_smoke_run_and_its_repetition(tmp_path):
+    result = score_proxies(cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "report: runs/proxies_digits-smoke/score_proxies.md" in result.stdout
+    assert "28 trainings of 6 to 8 steps" in result.stderr
+    workdir = tmp_path / "runs" / "proxies_digits-smoke"
+    rows = read(workdir)
+    assert len(rows) == 2 * 10 and {row["seed"] for row in rows} == {0, 1}
+    for row in rows:
+        assert row["note"] is None and -1 <= row["spearman_low"] <= row["spearman_high"] <= 1
+        assert set(row["precision"]) == {"0.05", "0.1"}
+        # 24 models, 2 epochs, 70 examples each.
+        assert row["cost_gradients"] == row["example_gradients"] / (24 * 2 * 70)
+    with np.load(workdir / "scores.npz") as scores:
+        assert scores["memorization"].shape == (100,)
+    page = (workdir / "score_proxies.md").read_text()
+    assert page.count("| `") == 10 and "(agreement.png)" in page
+    for name in ("agreement", "scatter"):
+        assert (workdir / f"{name}.png").stat().st_size > 1000
+
+    again = score_proxies(cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "expected: at most" in again.stderr and "for 4 trainings of 8 steps" in again.stderr
+    assert without_seconds(read(workdir)) == without_seconds(rows)
+
+
+MISTAKES = {
+    "unknown proxy": ("--config.proxies=('luck',)", "unknown proxy 'luck'"),
+    "nothing": ("--config.proxies=()", "at least one entry"),
+    "share": ("--config.top_shares=(2.0,)", "top_shares: 2.0 must be"),
+    "too few models": ("--config.models=4", "train more models"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_line_and_cost_nothing(tmp_path, mistake):
+    argument, message = MISTAKES[mistake]
+    result = score_proxies(argument, cwd=tmp_path)
+    assert result.returncode != 0
+    assert message in result.stderr.strip().splitlines()[-1], result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs" / "proxies_digits-smoke").exists()
