@@ -36,7 +36,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import scipy.sparse.linalg
 from jax.flatten_util import ravel_pytree
 
 from unroll import tree
@@ -265,6 +264,9 @@ def _gradient_sum(spec: TrainSpec, point: Point, data: Batches) -> jax.Array:
 
 def _by_cg(task: Task) -> tuple[np.ndarray, float, dict[str, Any]]:
     """Conjugate gradients; a Gauss-Newton product is 4/3 of a gradient, one of the Hessian two."""
+    # Here, so that `import unroll` does not wait for it.
+    from scipy.sparse.linalg import LinearOperator, cg
+
     system, vector = task.system, task.vector
     products = done = 0
 
@@ -281,10 +283,8 @@ def _by_cg(task: Task) -> tuple[np.ndarray, float, dict[str, Any]]:
         task.show(min(done, system.iterations - 1), system.iterations)
 
     shape = (len(vector), len(vector))
-    matrix = scipy.sparse.linalg.LinearOperator(shape, multiply, dtype=np.float64)
-    step, _ = scipy.sparse.linalg.cg(
-        matrix, vector, rtol=system.tolerance, maxiter=system.iterations, callback=count
-    )
+    matrix = LinearOperator(shape, multiply, dtype=np.float64)
+    step, _ = cg(matrix, vector, rtol=system.tolerance, maxiter=system.iterations, callback=count)
     product = multiply(step)
     residual = float(np.linalg.norm(product - vector) / max(np.linalg.norm(vector), 1e-300))
     task.show(system.iterations, system.iterations)
