@@ -79,7 +79,7 @@ def _draw(records: Sequence[Record], quantity: _Quantity) -> Figure | None:
             colour = styles[row.method].colour
             axes.plot(*curves[row.label], color=colour, lw=1.6, zorder=4, label=labels[row.label])
         if not together:
-            axes.set_title(wrapped(labels[members[0].label], 34), fontsize=6, color=INK)
+            axes.set_title(wrapped(labels[members[0].label], 36), fontsize=6, color=INK)
         quantity.draw_axis(axes, curves.values(), 7 if together else 3)
         plain_axes(axes)
     figure.supxlabel(quantity.title, fontsize=9.5, color=INK)

@@ -65,7 +65,7 @@ def wrapped(label: str, width: int = 44) -> str:
     epochs=2,
     stop='fixed_epochs')
     """
-    text = textwrap.fill(label.replace("(", "( ", 1), width)
+    text = textwrap.fill(label.replace("(", "( ", 1), width, break_long_words=False)
     return text.replace("( ", "(")
 
 
