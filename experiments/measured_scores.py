@@ -89,19 +89,18 @@ def measured_scores(config, study, texts, store, display):
         found[EXACT] = scores_of(models, config.measure).values
     others = [text for text in dict.fromkeys(texts) if text != EXACT]
     if others:
-        seed = study.train_seeds[0]
         with display.task("train with events") as report:
-            run, events = train_with_events(
-                study.spec,
-                study.train,
-                study.schedule(seed),
-                seed=seed,
-                record=unroll.Record(every=study.record_every),
-                store=store,
-                progress=report,
-            )
+            run, events = first_run(study, train_with_events, store, report)
         subject = Subject(run, events, halves(study.test)[0], store)
         for text in others:
             with display.task(f"proxy {text}") as report:
                 found[text] = proxy(text)(subject, report).scores
     return found
+
+
+def first_run(study, train, store, report):
+    """The original of the first training seed, by `unroll.train` or a function like it."""
+    seed = study.train_seeds[0]
+    record = unroll.Record(every=study.record_every)
+    options = dict(seed=seed, record=record, store=store, progress=report)
+    return train(study.spec, study.train, study.schedule(seed), **options)

@@ -1,0 +1,18 @@
+"""Digits: RUM and its variants on 50 low, 50 medium and 50 highly memorized examples, MLP.
+
+python experiments/rum.py --config=configs/memorization/rum_digits.py
+
+Not measured yet. It is expected to take a few minutes on 2 CPU cores where the exact scores are in
+the store, which is where experiments/memorization.py leaves them.
+"""
+
+import ml_collections
+from memorization_config import digits_scores_config
+from rum_config import with_variants
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = with_variants(digits_scores_config("rum_digits", variant), variant)
+    config.part_size = 6 if variant == "smoke" else 50
+    return config

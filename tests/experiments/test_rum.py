@@ -1,0 +1,86 @@
+"""RUM and the difficulty study as a user runs them: their smoke forms, and mistakes in one line."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "memorization"
+
+
+def launch(script, config, *arguments, cwd):
+    return subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "experiments" / script),
+            f"--config={CONFIGS / config}:smoke",
+            *arguments,
+        ],
+        cwd=cwd,
+        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "TFDS_DATA_DIR": "nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_all_variants(tmp_path):
+    first = launch("rum.py", "rum_digits.py", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    workdir = tmp_path / "runs" / "rum_digits-smoke"
+    records = rows_of(workdir / "records.jsonl")
+    assert {row["method"] for row in records} == {
+        "original", "retrain", "retrain_vs_retrain", "neggrad_plus", "salun",
+        "shuffle_neggrad_plus", "shuffle_salun", "rum_f_neggrad_plus", "rum_f_salun",
+        "rum_f_neggrad_plus_by_confidence", "rum_f_salun_by_confidence", "rum", "rum_auto",
+    }  # fmt: skip
+    assert {row["forget_size"] for row in records} == {18}
+    assert not [row for row in records if row["note"] and "diverged" in row["note"]]
+    chosen = json.loads((workdir / "selection.json").read_text())
+    assert len(chosen["methods"]) == 3 and len(chosen["trials"]) == 3 * 2
+    page = (workdir / "rum.md").read_text()
+    assert "Does refinement help?" in page and "| rum_auto |" in page
+    for name in ("rum.png", "report.html", "figures/scoreboard.png"):
+        assert (workdir / name).stat().st_size > 1000
+
+
+def test_difficulty(tmp_path):
+    result = launch("difficulty.py", "difficulty_digits.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    workdir = tmp_path / "runs" / "difficulty_digits-smoke"
+    sets = rows_of(workdir / "sets.jsonl")
+    assert [(each["axis"], each["level"], len(each["ids"])) for each in sets] == [
+        (axis, level, 12)
+        for axis in ("memorization", "entanglement")
+        for level in ("low", "medium", "high")
+    ]
+    names = {f"{each['level']} {each['axis']}" for each in sets}
+    assert {row["forget"] for row in rows_of(workdir / "records.jsonl")} == names
+    assert "ToW against the twin" in (workdir / "difficulty.md").read_text()
+    assert (workdir / "difficulty.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("script", "config", "argument", "message"),
+    [
+        ("rum.py", "rum_digits.py", "--config.scores=luck", "unknown proxy 'luck'"),
+        ("rum.py", "rum_digits.py", "--config.hand_chosen=('original',)", "must name 3 methods"),
+        ("rum.py", "rum_digits.py", "--config.candidates=('replay',)", "needs the recorded run"),
+        ("rum.py", "rum_digits.py", "--config.part_size=20", "need 60 examples; there are 40"),
+        ("difficulty.py", "difficulty_digits.py", "--config.part_size=40", "need 120 examples"),
+    ],
+)
+def test_mistakes_are_one_line_and_cost_nothing(tmp_path, script, config, argument, message):
+    result = launch(script, config, argument, cwd=tmp_path)
+    assert result.returncode != 0 and "Traceback" not in result.stderr, result.stderr
+    assert re.search(message, result.stderr.strip().splitlines()[-1]), result.stderr
+    assert not (tmp_path / "runs" / f"{Path(config).stem}-smoke").exists()
