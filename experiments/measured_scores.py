@@ -66,6 +66,7 @@ def score_work(config, study, texts, store):
         recipe = subset_recipe(config, study.train)
         left, size = models_left(recipe, study.test, store=store), recipe.group_size
         schedule = recipe.schedules([0])[0]
+        # Of a group that is done only the predictions are left, so memory is that of one group.
         group = ensemble(recipe.spec, study.train, schedule, min(left, size), group_size=size)
         yield dataclasses.replace(group, count=left)
     others = [text for text in texts if text != EXACT]

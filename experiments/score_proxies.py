@@ -13,17 +13,14 @@ Results go to the workdir: config.json, rows.jsonl, scores.npz, score_proxies.md
 import dataclasses
 
 import from_config
-import jax
 import launch
-import numpy as np
+import measured_scores
 import workdir as workdirs
 from absl import flags
 from memorization_config import subset_recipe
 
 import unroll
-from unroll.checks import whole_number
 from unroll.data import make_schedule
-from unroll.data.ids import make_generator
 from unroll.errors import InputError
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.rows import append_rows, read_rows
@@ -34,27 +31,22 @@ from unroll.evaluation.score_proxies import (
     events_overhead,
     half_scores,
 )
-from unroll.evaluation.work import ensemble, training
-from unroll.memorization.proxies import proxy
+from unroll.evaluation.work import training
 from unroll.memorization.scores import save_scores, scores_of
 from unroll.memorization.subject import Subject
-from unroll.memorization.subsets import check_measure, models_left, train_on_subsets
+from unroll.memorization.subsets import train_on_subsets
 from unroll.metrics.outputs import accuracy
 from unroll.report.score_proxies import write_score_proxies
 from unroll.training.events import train_with_events
 from unroll.training.predict import predict
 
-_DEVICES = flags.DEFINE_integer("cpu_devices", None, "Devices that the CPU is split into.")
-
 
 def run(config, workdir, store):
     """Scores, trains the originals, measures all proxies and returns the path of the page."""
-    if _DEVICES.value is not None:
-        jax.config.update("jax_num_cpu_devices", whole_number("cpu_devices", _DEVICES.value))
-    study = from_config.build_study(config)
+    study = measured_scores.base_study(config)
     recipe = subset_recipe(config, study.train)
     _check(config)
-    launch.announce(_work(config, study, recipe, store))
+    launch.announce(_work(config, study, store))
     workdirs.prepare(workdir, config)
     display = ProgressDisplay()
     with display.task(f"train {recipe.models} models") as report:
@@ -62,7 +54,7 @@ def run(config, workdir, store):
     scores = scores_of(models, config.measure)
     save_scores(workdir / "scores.npz", scores)
     comparison = Comparison(scores, half_scores(models), config.top_shares)
-    held_out, judged = _halves(study.test)
+    held_out, judged = measured_scores.halves(study.test)
     path, values = workdir / "rows.jsonl", {}
     path.unlink(missing_ok=True)
     for augment in config.augmentations:
@@ -94,9 +86,7 @@ def run(config, workdir, store):
 
 def _check(config):
     """What would show only after the exact scores."""
-    check_measure(config.measure)
-    for text in config.proxies:
-        proxy(text)
+    measured_scores.check_scores(config, config.proxies)
     if not config.proxies or not config.augmentations or not config.train_seeds:
         raise InputError("proxies, augmentations and train_seeds need at least one entry each")
     for share in config.top_shares:
@@ -104,12 +94,8 @@ def _check(config):
             raise InputError(f"top_shares: {share} must be above 0 and at most 1")
 
 
-def _work(config, study, recipe, store):
-    left = models_left(recipe, study.test, store=store)
-    schedule, size = recipe.schedules([0])[0], recipe.group_size
-    # Of a group that is done only the predictions are left, so memory is that of one group.
-    group = ensemble(recipe.spec, study.train, schedule, min(left, size), group_size=size)
-    yield dataclasses.replace(group, count=left)
+def _work(config, study, store):
+    yield from measured_scores.score_work(config, study, (measured_scores.EXACT,), store)
     for augment in config.augmentations:
         spec = _spec(config, study.train, augment)
         schedule = _schedule(config, study.train, 0)
@@ -118,13 +104,6 @@ def _work(config, study, recipe, store):
         recorded = config.epochs // config.record_epochs
         work = training(spec, study.train, schedule, count=count, snapshots=recorded)
         yield dataclasses.replace(work, at_most=True)
-
-
-def _halves(test):
-    """A random half of the test set for proxies, and the other one for accuracies."""
-    order = make_generator(0, "held_out").permutation(len(test))
-    middle = len(order) // 2
-    return test.take(np.sort(order[:middle])), test.take(np.sort(order[middle:]))
 
 
 def _schedule(config, train, seed):
@@ -154,4 +133,5 @@ def _subject(config, study, spec, seed, held_out, store, report):
 
 if __name__ == "__main__":
     flags.adopt_module_key_flags(launch)
+    flags.adopt_module_key_flags(measured_scores)
     launch.launch(run)
