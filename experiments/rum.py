@@ -36,7 +36,7 @@ from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.records import append_records, read_records
 from unroll.evaluation.selector import select_methods
 from unroll.evaluation.work import training, unlearning
-from unroll.memorization.refinement import composed, partition, random_scores
+from unroll.memorization.refinement import forget_sets, partition, random_scores
 from unroll.memorization.rum import rum
 from unroll.report import write_report
 from unroll.report.files import write_atomically
@@ -53,7 +53,7 @@ def run(config, workdir, store):
     workdirs.prepare(workdir, config)
     display = ProgressDisplay()
     scores = measured_scores(config, study, texts, store, display)
-    forget, development = _forget_sets(config, scores[config.scores])
+    forget, development = forget_sets(scores[config.scores], config.part_size, **_ties(config))
     held_out, judged = halves(study.test)
     selection = select_methods(
         request(
@@ -118,16 +118,14 @@ def _check(config, study, texts):
     if not config.candidates:
         raise InputError("candidates: name one method or more; original does nothing")
     drawn = random_scores(len(study.train), 0)
-    _forget_sets(config, drawn)
+    forget_sets(drawn, config.part_size, **_ties(config))
     _draft(config, study)
     for text in config.candidates:
         rum(drawn, unroll.methods.method(text), PARTS, retain_policy=config.retain_policy)
 
 
-def _forget_sets(config, scores):
-    options = dict(mid_rule=config.mid_rule, tie_seed=config.tie_seed)
-    forget = composed(scores, config.part_size, **options)
-    return forget, composed(scores, config.part_size, exclude=forget, **options)
+def _ties(config):
+    return dict(mid_rule=config.mid_rule, tie_seed=config.tie_seed)
 
 
 def _draft(config, study):

@@ -40,7 +40,7 @@ from unroll.evaluation.tuning import (
     development_ids,
     trials,
 )
-from unroll.memorization.refinement import composed
+from unroll.memorization.refinement import forget_sets
 from unroll.report.files import write_atomically
 from unroll.report.tuning import write_tuning
 
@@ -97,12 +97,11 @@ def draft(config):
 
 
 def _with_scores(config, study, store, display):
-    """The study on RUM's development set: composed like the reported one, without its examples."""
+    """The study on RUM's development set: like the one of its results, of other examples."""
     base = base_study(config)
     found = measured_scores(config, base, (config.scores,), store, display)[config.scores]
     options = dict(mid_rule=config.mid_rule, tie_seed=config.tie_seed)
-    reported = composed(found, config.part_size, **options)
-    ids = composed(found, config.part_size, exclude=reported, **options)
+    _, ids = forget_sets(found, config.part_size, **options)
     return dataclasses.replace(study, forget=ids)
 
 

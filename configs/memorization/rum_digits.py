@@ -1,4 +1,4 @@
-"""Digits: RUM and its variants on 50 low, 50 medium and 50 highly memorized examples, MLP.
+"""Digits: RUM and its variants on 30 low, 30 medium and 30 highly memorized examples, MLP.
 
 python experiments/rum.py --config=configs/memorization/rum_digits.py
 
@@ -14,5 +14,5 @@ from rum_config import with_variants
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
     config = with_variants(digits_scores_config("rum_digits", variant), variant)
-    config.part_size = 6 if variant == "smoke" else 50
+    config.part_size = 6 if variant == "smoke" else 30
     return config

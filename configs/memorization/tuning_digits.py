@@ -2,8 +2,8 @@
 
 python experiments/tuning.py --config=configs/memorization/tuning_digits.py
 
-Data, model and training are RUM's on digits, and so is the development forget set: 50 low, 50
-medium and 50 highly memorized examples of those that RUM's results are not about. Training seeds
+Data, model and training are RUM's on digits, and so is the development forget set: 30 low, 30
+medium and 30 highly memorized examples of those that RUM's results are not about. Training seeds
 are others than the results', and candidates are judged on the half of the test set that no result
 is of. Not measured yet. 96 candidates on 3 seeds; about 3 minutes are expected on 2 CPU cores where
 the exact scores are in the store, since one seed took about a minute.
@@ -17,5 +17,5 @@ from tuning_config import with_sweep
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
     config = with_sweep(digits_scores_config("tuning_digits", variant), variant)
-    config.part_size = 6 if variant == "smoke" else 50
+    config.part_size = 6 if variant == "smoke" else 30
     return config

@@ -2,10 +2,10 @@
 
 python experiments/unlearn.py --config=configs/pgu/part_of_class.py
 
-Measured on 2 CPU cores, 32 minutes beside other work, 3 seeds. Accuracy on forget and retain set and
-ToW: original 0.850, 0.73, 0.83; retrained 0.70, 0.73, 1; independent retrain 0.73, 0.74, 0.92;
-projected at an energy of 0.95 0.69, 0.73, 0.955; l1_singular 0.9 0.82, 0.73, 0.86; not projected 0,
-0.17, 0.07; gradient_ascent 0.63, 0.71, 0.90; finetune 0.74, 0.73, 0.92.
+Measured on 2 CPU cores, 32 minutes beside other work, 3 seeds. Accuracy on forget and retain set
+and ToW: original 0.850, 0.73, 0.83; retrained 0.70, 0.73, 1; independent retrain 0.73, 0.74, 0.92;
+projected at an energy of 0.95 0.69, 0.73, 0.955; l1_singular 0.9 0.82, 0.73, 0.86; not projected
+0, 0.17, 0.07; gradient_ascent 0.63, 0.71, 0.90; finetune 0.74, 0.73, 0.92.
 """
 
 import ml_collections

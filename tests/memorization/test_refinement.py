@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import unroll
 from unroll.memorization.refinement import (
-    composed,
+    forget_sets,
     groups,
     partition,
     random_scores,
@@ -32,7 +32,6 @@ def test_known_groups():
     low, medium, high = groups(SCORES, 2)
     assert (low.tolist(), high.tolist()) == ([1, 6], [0, 7])
     assert set(medium) <= {2, 5, 8} and 2 in medium
-    assert composed(SCORES, 2).tolist() == sorted([*low, *medium, *high])
 
 
 def test_the_rules_for_the_middle_differ():
@@ -52,10 +51,17 @@ def test_a_middle_by_rank_does_not_know_the_scale():
     assert not same(groups(scores, 7), groups(np.exp(3 * scores), 7))
 
 
-def test_what_is_excluded_is_in_no_group():
-    forget = composed(SCORES, 1)
-    development = composed(SCORES, 1, exclude=forget)
-    assert not np.intersect1d(forget, development).size and len(development) == 3
+def test_forget_sets_are_halves_of_the_same_groups():
+    scores = np.random.default_rng(1).uniform(size=60)
+    forget, development = forget_sets(scores, 5)
+    assert not np.intersect1d(forget, development).size
+    for group in groups(scores, 10):
+        assert len(np.intersect1d(group, forget)) == len(np.intersect1d(group, development)) == 5
+    assert same((forget, development), forget_sets(scores, 5))
+    # Random halves: the best of a group are not all in one of them.
+    high = groups(scores, 10)[2]
+    best = high[np.argsort(scores[high])[5:]]
+    assert 0 < len(np.intersect1d(best, forget)) < 5
 
 
 @settings(max_examples=60, deadline=None)

@@ -5,7 +5,7 @@ what is cheaper; `refinement` cuts a forget set by any score and `rum` unlearns 
 """
 
 from unroll.memorization.proxies import PROXIES, proxy
-from unroll.memorization.refinement import groups, partition
+from unroll.memorization.refinement import forget_sets, groups, partition
 from unroll.memorization.rum import rum
 from unroll.memorization.scores import (
     MemorizationScores,
@@ -28,6 +28,7 @@ __all__ = [
     "Subject",
     "SubsetRecipe",
     "exact_scores",
+    "forget_sets",
     "groups",
     "influence",
     "load_scores",

@@ -1,7 +1,8 @@
 """Refinement: a forget set cut into parts, and groups of a training set, by any score per example.
 
-    partition(scores, ids)    the given forget set, cut by rank into low, ..., high: all of it
-    groups(scores, size)      low, medium and high examples of a whole training set
+    partition(scores, ids)       the given forget set, cut by rank into low, ..., high: all of it
+    groups(scores, size)         low, medium and high examples of a whole training set
+    forget_sets(scores, size)    two sets of such examples, for results and for tuning
 
 Source: RUM (arXiv 2406.01257), whose forget set is a low, a medium and a high group put together.
 Of a given forget set the middle part is what the others leave, so a rule for the middle is only
@@ -20,7 +21,7 @@ import numpy as np
 
 from unroll.checks import whole_number
 from unroll.data.forget import check_forget_ids
-from unroll.data.ids import IdsLike, as_ids, make_generator
+from unroll.data.ids import IdsLike, make_generator
 from unroll.errors import InputError
 
 MID_RULES = ("half", "median", "midrange")
@@ -73,7 +74,6 @@ def groups(
     *,
     mid_rule: str = "half",
     tie_seed: int = 0,
-    exclude: IdsLike = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The lowest, the middle and the highest examples of a training set.
 
@@ -85,7 +85,6 @@ def groups(
       size: of each group.
       mid_rule: the centre, one of `MID_RULES`.
       tie_seed: of the keys that break ties.
-      exclude: ids that belong to no group, and to no centre: those of another forget set.
 
     Returns:
       Three disjoint int64 arrays of ascending ids.
@@ -97,34 +96,49 @@ def groups(
     if mid_rule not in MID_RULES:
         raise InputError(f"unknown mid_rule {mid_rule!r}; choose one of {list(MID_RULES)}")
     whole_number("size", size)
-    excluded = as_ids(exclude, len(scores), name="exclude")
-    ids = np.setdiff1d(np.arange(len(scores)), excluded)
-    if 3 * size > len(ids):
-        raise InputError(f"3 groups of {size} need {3 * size} examples; there are {len(ids)}")
+    if 3 * size > len(scores):
+        raise InputError(f"3 groups of {size} need {3 * size} examples; there are {len(scores)}")
     keys = tie_keys(len(scores), tie_seed)
-    ranked = ids[np.lexsort((keys[ids], scores[ids]))]
+    ranked = np.lexsort((keys, scores))
     low, rest, high = np.split(ranked, [size, len(ranked) - size])
     if mid_rule == "median":
         # By rank: positions in `ranked`, whose centre lies between the two groups that are gone.
         off = np.abs(np.arange(size, len(ranked) - size) - (len(ranked) - 1) / 2)
     else:
-        centre = 0.5 if mid_rule == "half" else (scores[ids].min() + scores[ids].max()) / 2
+        centre = 0.5 if mid_rule == "half" else (scores.min() + scores.max()) / 2
         off = np.abs(scores[rest] - centre)
     medium = rest[np.lexsort((keys[rest], off))[:size]]
     return np.sort(low), np.sort(medium), np.sort(high)
 
 
-def composed(
-    scores: np.ndarray,
-    size: int,
-    *,
-    mid_rule: str = "half",
-    tie_seed: int = 0,
-    exclude: IdsLike = (),
-) -> np.ndarray:
-    """The forget set of RUM: `groups` put together, `3 * size` ascending ids."""
-    chosen = groups(scores, size, mid_rule=mid_rule, tie_seed=tie_seed, exclude=exclude)
-    return np.sort(np.concatenate(chosen))
+def forget_sets(
+    scores: np.ndarray, size: int, *, mid_rule: str = "half", tie_seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two disjoint forget sets of RUM: random halves of low, medium and high examples.
+
+    The first is for results, the second for whatever is chosen before. Taking the second from what
+    the first leaves would make it an easier one, as few examples are highly memorized.
+
+    Args:
+      scores: `[N]` finite scores of the training set, larger is more memorized.
+      size: low, medium and high examples in each, of `groups` of twice the size.
+      mid_rule: see `groups`.
+      tie_seed: of the keys that break ties, and of the halves.
+
+    Returns:
+      Two int64 arrays of `3 * size` ascending ids.
+
+    Raises:
+      InputError: as `groups`.
+    """
+    whole_number("size", size)
+    generator = make_generator(tie_seed, "halves of groups")
+    halves = [
+        np.split(generator.permutation(group), 2)
+        for group in groups(scores, 2 * size, mid_rule=mid_rule, tie_seed=tie_seed)
+    ]
+    first, second = (np.sort(np.concatenate(parts)) for parts in zip(*halves, strict=True))
+    return first, second
 
 
 def random_scores(count: int, seed: int) -> np.ndarray:
