@@ -2,13 +2,31 @@
 
 import ml_collections
 
+# The best of 12 candidates each on the development forget set: configs/memorization/tuning_*.py.
+DIGITS = {
+    "finetune": "finetune(batch_size=32, epochs=4, learning_rate=0.3)",
+    "neggrad_plus": "neggrad_plus(alpha=0.9, batch_size=32, epochs=2, learning_rate=0.1)",
+    "random_label": "random_label(batch_size=32, epochs=4, learning_rate=0.3)",
+    "salun": "salun(batch_size=32, epochs=2, fraction=0.1, learning_rate=1.0)",
+}
 
-def with_variants(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """The fields of a comparison of RUM's variants with the exact scores of a config."""
+
+def with_variants(
+    config: ml_collections.ConfigDict, variant: str, texts: dict[str, str]
+) -> ml_collections.ConfigDict:
+    """The fields of a comparison of RUM's variants with the exact scores of a config.
+
+    Args:
+      config: data, network and exact scores.
+      variant: `` or `smoke`.
+      texts: tuned methods by name: finetune, neggrad_plus, salun, and further candidates.
+    """
     smoke = variant == "smoke"
-    texts = _texts(smoke, config.batch_size)
+    texts = untuned(config.batch_size, 1) if smoke else texts
     config = _with_groups(config, variant)
-    config.methods = (texts["neggrad_plus"], texts["salun"])
+    # Every method that a part may get in `rum_auto` has its vanilla row too, but for finetune,
+    # which does next to nothing to the whole set.
+    config.methods = tuple(texts[name] for name in texts if name != "finetune")
     config.hand_chosen = ("original", texts["finetune"], texts["salun"])
     config.candidates = ("original", *texts.values())
     if smoke:
@@ -21,9 +39,11 @@ def with_variants(config: ml_collections.ConfigDict, variant: str) -> ml_collect
     return config
 
 
-def with_levels(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """The fields of a difficulty study with the exact scores of a config."""
-    texts = _texts(variant == "smoke", config.batch_size)
+def with_levels(
+    config: ml_collections.ConfigDict, variant: str, texts: dict[str, str]
+) -> ml_collections.ConfigDict:
+    """The fields of a difficulty study; arguments as in `with_variants`."""
+    texts = untuned(config.batch_size, 1) if variant == "smoke" else texts
     config = _with_groups(config, variant)
     config.methods = (texts["finetune"],) if variant == "smoke" else tuple(texts.values())
     return config
@@ -40,9 +60,9 @@ def _with_groups(config, variant):
     return config
 
 
-def _texts(smoke, batch_size):
-    """Plain SGD at one rate with one budget for all; not tuned."""
-    shared = f"learning_rate=0.05, epochs={1 if smoke else 2}, batch_size={batch_size}"
+def untuned(batch_size: int, epochs: int = 2) -> dict[str, str]:
+    """Plain SGD at one rate with one budget for all."""
+    shared = f"learning_rate=0.05, epochs={epochs}, batch_size={batch_size}"
     return {
         "finetune": f"finetune({shared})",
         "neggrad_plus": f"neggrad_plus(alpha=0.97, {shared})",

@@ -9,11 +9,11 @@ experiments/memorization.py leaves them.
 
 import ml_collections
 from memorization_config import cifar10_scores_config
-from rum_config import with_levels
+from rum_config import untuned, with_levels
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = with_levels(cifar10_scores_config("difficulty_cifar10", variant), variant)
+    config = with_levels(cifar10_scores_config("difficulty_cifar10", variant), variant, untuned(64))
     config.part_size = 12 if variant == "smoke" else 266
     return config

@@ -8,11 +8,13 @@ the store, which is where experiments/memorization.py leaves them.
 
 import ml_collections
 from memorization_config import digits_scores_config
-from rum_config import with_levels
+from rum_config import DIGITS, with_levels
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = with_levels(digits_scores_config("difficulty_digits", variant), variant)
+    config = with_levels(digits_scores_config("difficulty_digits", variant), variant, DIGITS)
     config.part_size = 12 if variant == "smoke" else 100
+    if variant != "smoke":
+        config.train_seeds = tuple(range(10))
     return config
