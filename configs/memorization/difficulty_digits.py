@@ -1,9 +1,10 @@
-"""Digits: forget sets of 100 examples by memorization and by entanglement, three methods, MLP.
+"""Digits: forget sets of 100 examples by memorization and by entanglement, four methods, MLP.
 
 python experiments/difficulty.py --config=configs/memorization/difficulty_digits.py
 
-Not measured yet. It is expected to take a few minutes on 2 CPU cores where the exact scores are in
-the store, which is where experiments/memorization.py leaves them.
+Measured on 2 CPU cores, 1.5 minutes beside other work where the exact scores are in the store, which
+is where experiments/memorization.py leaves them, 10 seeds. ToW of doing nothing at low, medium and
+high memorization 0.998, 0.979, 0.566, at low, medium and high entanglement 0.69, 0.987, 0.995.
 """
 
 import ml_collections

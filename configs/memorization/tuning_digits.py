@@ -5,8 +5,9 @@ python experiments/tuning.py --config=configs/memorization/tuning_digits.py
 Data, model and training are RUM's on digits, and so is the development forget set: 30 low, 30
 medium and 30 highly memorized examples of those that RUM's results are not about. Training seeds
 are others than the results', and candidates are judged on the half of the test set that no result
-is of. Not measured yet. 96 candidates on 3 seeds; about 3 minutes are expected on 2 CPU cores where
-the exact scores are in the store, since one seed took about a minute.
+is of. Measured on 2 CPU cores, 1 minute where the exact scores are in the store, 96 candidates on 3
+seeds. Best mean ToW: do nothing 0.77, retrain_vs_retrain 0.96; l1_sparse 0.9, salun 0.87,
+neggrad_plus, random_label and influence 0.86, gradient_ascent 0.83, finetune and scrub 0.77.
 """
 
 import ml_collections
