@@ -2,9 +2,9 @@
 
 python experiments/difficulty.py --config=configs/memorization/difficulty_digits.py
 
-Measured on 2 CPU cores, 1.5 minutes beside other work where the exact scores are in the store, which
-is where experiments/memorization.py leaves them, 10 seeds. ToW of doing nothing at low, medium and
-high memorization 0.998, 0.979, 0.566, at low, medium and high entanglement 0.69, 0.987, 0.995.
+Measured on 2 CPU cores, 1.5 minutes beside other work, with the exact scores in the store, where
+experiments/memorization.py leaves them, 10 seeds. ToW of doing nothing at low, medium and high
+memorization 0.998, 0.979, 0.566, at low, medium and high entanglement 0.69, 0.987, 0.995.
 """
 
 import ml_collections
