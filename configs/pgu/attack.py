@@ -20,9 +20,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         config.methods = ("projected_gradient(epochs=2)",)
         return config
     config.dataset = "cifar10(num_train=4000, num_test=2000)"
+    until = "forget_level(level=0.6)"
     config.methods = (
         "finetune(epochs=2)",
-        projected("energy(threshold=0.95)", "forget_level(level=0.6)"),
-        projected("energy(threshold=0)", "forget_level(level=0.6)"),
+        projected("l1_singular(threshold=0.8)", until, rate=1.0, last=0.2),
+        projected("energy(threshold=0.95)", until),
+        projected("energy(threshold=0)", until, rate=0.02, last=0.02),
     )
     return config
