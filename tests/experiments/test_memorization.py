@@ -1,30 +1,24 @@
 """The experiment on memorization scores as a user runs it: its smoke form, and mistakes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from run_script import run_script
 
-ROOT = Path(__file__).parents[2]
 IMAGES = "--config.dataset=random_images(num_train=80, num_test=20, size=8, num_classes=4)"
 
 
 def score(config, *arguments, cwd):
-    script, path = ROOT / "experiments/memorization.py", ROOT / "configs/memorization" / config
-    command = [sys.executable, str(script), f"--config={path}:smoke", *arguments]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
-    )
+    return run_script("memorization.py", f"memorization/{config}:smoke", *arguments, cwd=cwd)
 
 
 @pytest.mark.parametrize(
     ("config", "arguments"),
-    [("scores_digits.py", ["--cpu_devices=2"]), ("scores_cifar10.py", [IMAGES])],
+    [
+        ("scores_digits.py", ["--cpu_devices=2"]),
+        pytest.param("scores_cifar10.py", [IMAGES], marks=pytest.mark.slow),
+    ],
 )
 def test_smoke_run(tmp_path, config, arguments):
     result = score(config, *arguments, cwd=tmp_path)

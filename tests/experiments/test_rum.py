@@ -1,32 +1,15 @@
 """RUM and the difficulty study as a user runs them: their smoke forms, and mistakes in one line."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "configs" / "memorization"
+from run_script import run_script
 
 
 def launch(script, config, *arguments, cwd):
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / script),
-            f"--config={CONFIGS / config}:smoke",
-            *arguments,
-        ],
-        cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "TFDS_DATA_DIR": "nowhere"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_script(script, f"memorization/{config}:smoke", *arguments, cwd=cwd)
 
 
 def rows_of(path):
@@ -73,10 +56,8 @@ def test_difficulty(tmp_path):
     ("script", "config", "argument", "message"),
     [
         ("rum.py", "rum_digits.py", "--config.scores=luck", "unknown proxy 'luck'"),
-        ("rum.py", "rum_digits.py", "--config.hand_chosen=('original',)", "must name 3 methods"),
         ("rum.py", "rum_digits.py", "--config.candidates=('replay',)", "needs the recorded run"),
-        ("rum.py", "rum_digits.py", "--config.part_size=20", "need 60 examples; there are 40"),
-        ("difficulty.py", "difficulty_digits.py", "--config.part_size=40", "need 120 examples"),
+        ("rum.py", "rum_digits.py", "--config.part_size=20", "need 120 examples; there are 100"),
     ],
 )
 def test_mistakes_are_one_line_and_cost_nothing(tmp_path, script, config, argument, message):

@@ -1,27 +1,15 @@
 """The experiment on proxies of memorization as a user runs it, and what it says about mistakes."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[2]
-CONFIG = f"--config={ROOT / 'configs' / 'memorization' / 'proxies_digits.py'}:smoke"
+from run_script import run_script
 
 
 def score_proxies(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / "score_proxies.py"), CONFIG, *arguments],
-        cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    config = "memorization/proxies_digits.py:smoke"
+    return run_script("score_proxies.py", config, *arguments, cwd=cwd)
 
 
 def read(workdir):
@@ -60,7 +48,6 @@ def test_smoke_run_and_its_repetition(tmp_path):
 
 MISTAKES = {
     "unknown proxy": ("--config.proxies=('luck',)", "unknown proxy 'luck'"),
-    "nothing": ("--config.proxies=()", "at least one entry"),
     "share": ("--config.top_shares=(2.0,)", "top_shares: 2.0 must be"),
     "too few models": ("--config.models=4", "train more models"),
 }

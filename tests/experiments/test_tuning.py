@@ -1,33 +1,16 @@
 """The sweep as a user runs it, killed half-way and run again."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+
+from run_script import run_script
 
 from unroll.evaluation.rows import read_rows
 from unroll.evaluation.tuning import Trial
 from unroll.methods import method
 
-ROOT = Path(__file__).parents[2]
-
 
 def tuning(*arguments, cwd):
-    config = ROOT / "configs" / "memorization" / "tuning_digits.py"
-    return subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "experiments" / "tuning.py"),
-            f"--config={config}:smoke",
-            *arguments,
-        ],
-        cwd=cwd,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_script("tuning.py", "memorization/tuning_digits.py:smoke", *arguments, cwd=cwd)
 
 
 def test_smoke_run_goes_on_where_it_was(tmp_path):
