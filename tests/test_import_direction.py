@@ -16,7 +16,7 @@ LAYERS = [
     {"unrolling"},
     {"problem"},
     {"methods", "metrics", "memorization"},
-    {"evaluation"},
+    {"evaluation", "deletion"},
     {"report"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -25,6 +25,8 @@ OWNERS = {
     "orbax": {"checkpoint"},
     "tensorflow_datasets": {"data"},
     "tensorflow": {"data"},
+    "cryptography": {"deletion"},
+    "dp_accounting": {"deletion"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
     "absl": set(),

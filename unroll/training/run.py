@@ -120,8 +120,8 @@ def run_identity(
         "spec": spec.describe(),
         "dataset": dataset.fingerprint,
         "seed": int(seed),
-        "schedule": _array_hash(schedule),
-        "weights": _array_hash(weights),
+        "schedule": array_hash(schedule),
+        "weights": array_hash(weights),
         "program": "single",
         **environment(spec),
     }
@@ -153,7 +153,8 @@ def source_hash(thing: Any) -> str | None:
         return None
 
 
-def _array_hash(array: np.ndarray) -> str:
+def array_hash(array: np.ndarray) -> str:
+    """SHA-256 over dtype, shape and bytes, as a run's identity has it of schedule and weights."""
     header = f"{array.dtype}|{array.shape}|".encode()
     return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
 
