@@ -1,0 +1,24 @@
+"""CIFAR-10 subset: SISA with 1 to 16 shards of 1 and 4 slices, 20 deletions, small CNN.
+
+python experiments/sisa.py --config=configs/deletion/sisa_cifar10.py
+
+Not measured yet, neither the numbers nor the minutes.
+"""
+
+import ml_collections
+from sisa_config import sisa_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = sisa_config("sisa_cifar10", variant)
+    smoke = variant == "smoke"
+    sizes = "num_train=128, num_test=50" if smoke else "num_train=4000, num_test=1000"
+    config.dataset = f"cifar10({sizes})"
+    config.forget = "random(size=4, seed=0)" if smoke else "random(size=20, seed=0)"
+    config.model = f"cnn(channels={(4, 8) if smoke else (16, 32, 32)}, activation='gelu')"
+    config.optimizer.learning_rate = 0.06
+    config.epochs = 5 if smoke else 10
+    config.batch_size = 32
+    config.train_seeds = (0,) if smoke else (0, 1, 2)
+    return config
