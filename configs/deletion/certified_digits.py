@@ -1,0 +1,43 @@
+"""Digits, 3 against 8: certified removals one by one until the budget runs out.
+
+python experiments/certified_removal.py --config=configs/deletion/certified_digits.py
+
+Measured on 2 CPU cores, 1.7 minutes beside other work, 286 of the 1438 training images, epsilon 1,
+delta 1e-4, 3 seeds (means and 95% intervals). Test accuracy without perturbation 0.972.
+
+    bound      l2     sigma   removals until   true residual   accuracy at
+                              the budget ends  over its bound  the end
+    paper      0.001  1       2 +- 4           0.005           0.95 +- 0.02
+    paper      0.01   1       22 +- 7          0.006           0.96 +- 0.03
+    paper      0.01   0.3     6 +- 7           0.007           0.97 +- 0.02
+    integral   0.001  1       40 +- 40         0.07 +- 0.05    0.94 +- 0.05
+    integral   0.01   1       more than 200    0.12 +- 0.01    0.91 +- 0.10
+    integral   0.01   0.3     100 +- 20        0.13 +- 0.01    0.972
+
+The better bound serves some ten times as many requests; at sigma 0.3 they cost no accuracy. Models
+retrained at the end are as accurate, within the intervals. `--config.classes='()'` is one-vs-rest
+over all ten digits (not measured yet).
+"""
+
+import ml_collections
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    if variant not in ("", "smoke"):
+        raise ValueError(f"unknown variant {variant!r}; use `` or `smoke`")
+    smoke = variant == "smoke"
+    config = ml_collections.ConfigDict()
+    config.experiment = "deletion/certified_digits"
+    config.dataset = "digits(num_train=300, num_test=100)" if smoke else "digits()"
+    config.classes = (3, 8)
+    config.random_features = 0
+    config.bounds = ("paper", "integral")
+    config.settings = ((1e-2, 1.0),) if smoke else ((1e-3, 1.0), (1e-2, 1.0), (1e-2, 0.3))
+    config.epsilon = 1.0
+    config.delta = 1e-4
+    config.calibration = "analytic"
+    config.removals = 6 if smoke else 200
+    config.every = 2 if smoke else 10
+    config.seeds = (0,) if smoke else (0, 1, 2)
+    return config
