@@ -282,6 +282,7 @@ def test_mistakes_are_one_line(plan, trained, spec, data):
         (lambda: train_sisa(plan, mode="parallel"), "unknown mode"),
         (lambda: train_sisa(plan, width=0, mode="batched"), "width must be"),
         (lambda: dataclasses.replace(plan, epochs=(1, 1)), "2 numbers of epochs for 3 slices"),
+        (lambda: dataclasses.replace(plan, epochs=3), "as of slice_epochs"),
         (lambda: dataclasses.replace(plan, epochs=(1, 0, 1)), "epochs of a slice"),
         (lambda: dataclasses.replace(plan, batch_size=0), "batch_size"),
         (lambda: dataclasses.replace(plan, dataset=data.take(range(9))), "of 50 examples"),

@@ -119,6 +119,8 @@ def check_epochs(epochs: Sequence[int], slices: int) -> tuple[int, ...]:
     Raises:
       InputError: if there is not one whole number, 1 or more, for each slice.
     """
+    if not isinstance(epochs, Sequence):
+        raise InputError(f"epochs={epochs!r}: give a number for each slice, as of slice_epochs")
     epochs = tuple(whole_number("epochs of a slice", each) for each in epochs)
     if len(epochs) != slices:
         raise InputError(f"{len(epochs)} numbers of epochs for {slices} slices; give one for each")
