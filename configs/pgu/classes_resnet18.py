@@ -2,7 +2,10 @@
 
 python experiments/unlearn.py --config=configs/pgu/classes_resnet18.py
 
-Not measured yet; many minutes on 2 CPU cores. Tiny-ImageNet in its folder layout, full width:
+Measured on 2 CPU cores, 61 minutes beside other work, 3 seeds. Accuracy on forget and retain set:
+original 0.21, 0.32; retrained 0, 0.36; projected at an energy of 0.9 0.08, 0.31; l1_singular 0.9
+0.20, 0.32; not projected 0.003, 0.24; finetune 0, 0.34. Tiny-ImageNet in its folder layout, full
+width (not run):
 
   --config.dataset="image_folder(root='...')" --config.model="resnet18(width=64)"
 """
