@@ -24,7 +24,9 @@ def test_certified_removals(tmp_path):
     assert (workdir / "certified.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("name", ["pipeline_digits", "pipeline_linear_digits"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("pipeline_digits", marks=pytest.mark.slow), "pipeline_linear_digits"]
+)
 def test_pipelines(tmp_path, name):
     result = run_script("pipeline.py", f"deletion/{name}.py:smoke", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -40,17 +42,32 @@ def test_pipelines(tmp_path, name):
     assert (workdir / "pipeline.png").stat().st_size > 5000
 
 
+# Each takes a process of its own: one for each script here, the rest with the slow tests.
 @pytest.mark.parametrize(
     ("script", "config", "argument", "message"),
     [
         ("certified_removal.py", "certified_digits", "--config.classes=(3,)", "two or more of"),
-        ("certified_removal.py", "certified_digits", "--config.removals=0", "removals must be"),
         ("pipeline.py", "pipeline_digits", "--config.noises=('loud',)", "unknown part 'loud'"),
+    ],
+)
+def test_mistakes_are_one_line_and_cost_nothing(tmp_path, script, config, argument, message):
+    refused_in_one_line(tmp_path, script, config, argument, message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "config", "argument", "message"),
+    [
+        ("certified_removal.py", "certified_digits", "--config.removals=0", "removals must be"),
         ("pipeline.py", "pipeline_digits", "--config.checks=('luck(at_most=1)',)", "luck"),
         ("pipeline.py", "pipeline_digits", "--config.influences=(('a','b'),)", "triples"),
     ],
 )
-def test_mistakes_are_one_line_and_cost_nothing(tmp_path, script, config, argument, message):
+def test_further_mistakes_are_one_line(tmp_path, script, config, argument, message):
+    refused_in_one_line(tmp_path, script, config, argument, message)
+
+
+def refused_in_one_line(tmp_path, script, config, argument, message):
     result = run_script(script, f"deletion/{config}.py:smoke", argument, cwd=tmp_path)
     assert result.returncode != 0 and "Traceback" not in result.stderr, result.stderr
     assert re.search(message, result.stderr.strip().splitlines()[-1]), result.stderr

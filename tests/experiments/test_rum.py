@@ -36,6 +36,7 @@ def test_all_variants(tmp_path):
         assert (workdir / name).stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_difficulty(tmp_path):
     result = launch("difficulty.py", "difficulty_digits.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

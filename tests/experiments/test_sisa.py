@@ -50,9 +50,14 @@ def test_smoke_run(tmp_path, config, arguments):
     [
         ("--config.forget=random(size=1)", "two examples or more"),
         ("--config.aggregations=('median',)", "unknown aggregation 'median'"),
-        ("--config.request_batches=(3,)", "do not fill batches of 3"),
-        ("--config.shards=(200,)", "more than the 128 examples"),
-        ("--config.epochs=1", "leave a slice without one"),
+        # Each takes a process of its own.
+        pytest.param(
+            "--config.request_batches=(3,)", "do not fill batches of 3", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "--config.shards=(200,)", "more than the 128 examples", marks=pytest.mark.slow
+        ),
+        pytest.param("--config.epochs=1", "leave a slice without one", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_one_line_and_cost_nothing(tmp_path, argument, message):

@@ -43,7 +43,7 @@ def gaussian_sigma(epsilon: float, delta: float, shift: float = 1.0) -> float:
       InputError: if one of them is out of range.
 
     >>> round(gaussian_sigma(1.0, 1e-5), 3)
-    3.73
+    3.731
     """
     from dp_accounting.gaussian_mechanism import get_sigma_gaussian
 
