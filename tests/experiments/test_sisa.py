@@ -16,7 +16,7 @@ def sisa(config, *arguments, cwd):
 @pytest.mark.parametrize(
     ("config", "arguments"),
     [
-        ("sisa_digits.py", []),
+        pytest.param("sisa_digits.py", [], marks=pytest.mark.slow),
         pytest.param("sisa_cifar10.py", [IMAGES], marks=pytest.mark.slow),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from run_script import run_script
 
 from unroll.evaluation.rows import read_rows
@@ -13,6 +14,7 @@ def tuning(*arguments, cwd):
     return run_script("tuning.py", "memorization/tuning_digits.py:smoke", *arguments, cwd=cwd)
 
 
+@pytest.mark.slow
 def test_smoke_run_goes_on_where_it_was(tmp_path):
     first = tuning(cwd=tmp_path)
     assert first.returncode == 0, first.stderr
