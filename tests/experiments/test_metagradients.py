@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from run_script import run_script
+from run_script import one_line_error, run_script
 
 DIGITS = "unrolling/metagradients.py:smoke"
 
@@ -41,10 +41,7 @@ def test_smoke_run(tmp_path):
 )
 def test_mistakes_are_one_line_and_cost_nothing(tmp_path, argument, message):
     result = attribute(DIGITS, argument, cwd=tmp_path)
-    assert result.returncode != 0
-    assert message in result.stderr.strip().splitlines()[-1], result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "runs" / "metagradients-smoke").exists()
+    assert message in one_line_error(result)
 
 
 @pytest.mark.slow  # derivatives of a convolutional network through a run

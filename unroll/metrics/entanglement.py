@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from unroll.data.dataset import Dataset
-from unroll.data.ids import IdsLike
 from unroll.errors import InputError
 from unroll.training.spec import TrainSpec
 from unroll.types import Params, PyTree
@@ -58,9 +57,7 @@ def distances_to_centroid(features: np.ndarray) -> np.ndarray:
     return np.linalg.norm(features - features.mean(axis=0), axis=1)
 
 
-def entangled_groups(
-    features: np.ndarray, size: int, exclude: IdsLike = ()
-) -> tuple[tuple[np.ndarray, float], ...]:
+def entangled_groups(features: np.ndarray, size: int) -> tuple[tuple[np.ndarray, float], ...]:
     """Groups of a training set with the lowest, the median and the highest entanglement score.
 
     All examples are ordered by their distance to the centroid and cut into groups of `size`, the
@@ -70,7 +67,6 @@ def entangled_groups(
     Args:
       features: `[N, d]`.
       size: of a group.
-      exclude: ids that belong to no group.
 
     Returns:
       Low, medium and high, each as (ascending int64 ids, its score).
@@ -79,7 +75,6 @@ def entangled_groups(
       InputError: if there are fewer than three groups.
     """
     order = np.argsort(distances_to_centroid(features), kind="stable")
-    order = order[~np.isin(order, np.asarray(list(exclude), int))]
     count = len(order) // size if size > 0 else 0
     if count < 3:
         raise InputError(f"groups of {size} of {len(order)} examples: there must be three or more")
