@@ -102,6 +102,10 @@ def variants(config, scores, selected):
             suffix = "" if score == config.scores else f"_by_{parse_call(score)[0]}"
             name = f"rum_f_{method.name}{suffix}"
             rows.append(rum(values, method, PARTS, name=name, scores_name=score, **shared))
+    for text in config.refined_methods:
+        method = unroll.methods.method(text)
+        name = f"rum_f_tuned_{method.name}"
+        rows.append(rum(main, method, PARTS, name=name, scores_name=config.scores, **shared))
     for name, texts in ("rum", config.hand_chosen), ("rum_auto", selected):
         chosen = [unroll.methods.method(text) for text in texts]
         rows.append(rum(main, chosen, name=name, scores_name=config.scores, **shared))

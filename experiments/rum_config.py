@@ -12,7 +12,10 @@ DIGITS = {
 
 
 def with_variants(
-    config: ml_collections.ConfigDict, variant: str, texts: dict[str, str]
+    config: ml_collections.ConfigDict,
+    variant: str,
+    texts: dict[str, str],
+    refined: tuple[str, ...] = (),
 ) -> ml_collections.ConfigDict:
     """The fields of a comparison of RUM's variants with the exact scores of a config.
 
@@ -20,6 +23,8 @@ def with_variants(
       config: data, network and exact scores.
       variant: `` or `smoke`.
       texts: tuned methods by name: finetune, neggrad_plus, salun, and further candidates.
+      refined: methods that were tuned part by part, for rows `rum_f_tuned_...` besides RUM^F with
+        the hyper-parameters of the vanilla method.
     """
     smoke = variant == "smoke"
     texts = untuned(config.batch_size, 1) if smoke else texts
@@ -27,6 +32,7 @@ def with_variants(
     # Every method that a part may get in `rum_auto` has its vanilla row too, but for finetune,
     # which does next to nothing to the whole set.
     config.methods = tuple(texts[name] for name in texts if name != "finetune")
+    config.refined_methods = (texts["salun"],) if smoke else refined
     config.hand_chosen = ("original", texts["finetune"], texts["salun"])
     config.candidates = ("original", *texts.values())
     if smoke:

@@ -8,7 +8,9 @@ The development forget set is that of experiments/rum.py with the same scores an
 are not in the store are measured first. One half of the test set is for development.
 
 Results go to the workdir: config.json, rows.jsonl, tuning.md, and best.json, which maps the name of
-a method to its best candidate. Models go to the store; a killed sweep is simply started again.
+a method to its best candidate. The grids named in `config.refined` are tried a second time as
+RUM^F, low, medium and high part in turn (`rum_f_...`), with the same budget. Models go to the
+store; a killed sweep is simply started again.
 """
 
 import dataclasses
@@ -29,6 +31,7 @@ from measured_scores import (
 
 import unroll
 from unroll.calls import parse_call
+from unroll.errors import InputError
 from unroll.evaluation.plans import study_work
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.rows import append_rows, read_rows, resume_rows
@@ -40,7 +43,8 @@ from unroll.evaluation.tuning import (
     development_ids,
     trials,
 )
-from unroll.memorization.refinement import forget_sets
+from unroll.memorization.refinement import forget_sets, random_scores
+from unroll.memorization.rum import rum
 from unroll.report.files import write_atomically
 from unroll.report.tuning import write_tuning
 
@@ -65,13 +69,14 @@ def run(config, workdir, store):
     known = {row.place for row in done}
     left = [str(method) for method in study.compared if not _is_done(study, str(method), known)]
     if left or not known:
-        remaining = dataclasses.replace(study, methods=tuple(left))
+        chosen = tuple(method for method in study.compared if str(method) in left)
+        remaining = dataclasses.replace(study, methods=chosen)
         for trial in trials(unroll.run_study(remaining, store, display.task)):
             if trial.place not in known:
                 append_rows(path, [trial])
     rows = read_rows(path, Trial)
     chosen = choose(rows, config.criterion, config.most_cost)
-    best = {choice.method: choice.best.label for choice in chosen if choice.best}
+    best = {choice.method: _text(choice.best) for choice in chosen if choice.best}
     text = json.dumps(best, indent=1) + "\n"
     write_atomically(workdir / "best.json", lambda file: file.write(text.encode()))
     return write_tuning(
@@ -92,8 +97,33 @@ def draft(config):
         check_scores(config, (config.scores,))
         ids = np.arange(PARTS * config.part_size)  # of the same size; which ones is not known yet
         described = f"{config.part_size} each of low, medium and high ({config.scores})"
-    tried = candidates(config.grids, config.budget)
+    # The scores are not known yet, and a method may be wrong whatever they are.
+    tried = _candidates(config, random_scores(len(study.train), 0))
     return request(config, study, ids, described, methods=tried, test=halves(study.test)[0])
+
+
+def _candidates(config, scores):
+    """What is tried: every method as it is, and those of `refined` part by part too."""
+    texts = candidates(config.grids, config.budget)
+    names = {name for name, _ in config.grids}
+    unknown = sorted(set(config.refined) - names)
+    if unknown:
+        raise InputError(f"refined: {unknown[0]} has no grid; choose some of {sorted(names)}")
+    if config.refined and config.scores == NO_SCORES:
+        raise InputError("refined methods go by scores; give scores, or refined=()")
+    built = [unroll.methods.method(text) for text in texts]
+    shared = dict(scores_name=config.scores, tie_seed=config.tie_seed)
+    parts = [
+        rum(scores, method, PARTS, name=f"rum_f_{method.name}", **shared)
+        for method in built
+        if method.name in config.refined
+    ]
+    return (*built, *parts)
+
+
+def _text(best):
+    """A candidate as a config names it: of RUM^F the method that is applied part by part."""
+    return best.hyperparameters.get("methods", best.label)
 
 
 def _with_scores(config, study, store, display):
@@ -102,7 +132,7 @@ def _with_scores(config, study, store, display):
     found = measured_scores(config, base, (config.scores,), store, display)[config.scores]
     options = dict(mid_rule=config.mid_rule, tie_seed=config.tie_seed)
     _, ids = forget_sets(found, config.part_size, **options)
-    return dataclasses.replace(study, forget=ids)
+    return dataclasses.replace(study, forget=ids, methods=_candidates(config, found))
 
 
 def _work(config, study, store):

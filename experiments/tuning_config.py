@@ -12,7 +12,10 @@ SCRUB_RATES = ("learning_rate", (0.01, 0.02, 0.05, 0.1))
 
 
 def with_sweep(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """The fields of a sweep: 12 candidates for each of 8 methods, on RUM's development set."""
+    """The fields of a sweep: 12 candidates for each of 8 methods and of 3 as RUM^F.
+
+    The forget set is RUM's development set.
+    """
     batch = ("batch_size", (config.batch_size,))
     epochs, two = ("epochs", (1, 2, 4)), ("epochs", (2,))
     config.scores = "exact"
@@ -25,6 +28,7 @@ def with_sweep(config: ml_collections.ConfigDict, variant: str) -> ml_collection
     config.criterion = "tow"
     config.most_cost = 0.5
     config.budget = 12
+    config.refined = ("neggrad_plus", "random_label", "salun")
     config.grids = (
         ("finetune", (RATES, epochs, batch)),
         ("l1_sparse", (RATES, ("alpha", (1e-4, 1e-3, 1e-2)), two, batch)),
@@ -56,6 +60,7 @@ def with_sweep(config: ml_collections.ConfigDict, variant: str) -> ml_collection
         config.train_seeds = (100, 101)
         config.most_cost = 4.0
         config.budget = 2
+        config.refined = ("finetune",)
         rates = ("learning_rate", (1e-2, 1e-1))
         config.grids = (
             ("finetune", (rates, batch)),

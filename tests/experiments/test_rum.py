@@ -23,6 +23,7 @@ def test_all_variants(tmp_path):
         "original", "retrain", "retrain_vs_retrain", "neggrad_plus", "salun",
         "shuffle_neggrad_plus", "shuffle_salun", "rum_f_neggrad_plus", "rum_f_salun",
         "rum_f_neggrad_plus_by_confidence", "rum_f_salun_by_confidence", "rum", "rum_auto",
+        "rum_f_tuned_salun",
     }  # fmt: skip
     assert {row["forget_size"] for row in records} == {18}
     assert not [row for row in records if row["note"] and "diverged" in row["note"]]

@@ -20,11 +20,11 @@ def test_smoke_run_goes_on_where_it_was(tmp_path):
     assert first.returncode == 0, first.stderr
     workdir = tmp_path / "runs" / "tuning_digits-smoke"
     rows = read_rows(workdir / "rows.jsonl", Trial)
-    # Three references and three methods of two candidates, on two seeds.
-    assert len(rows) == len({row.place for row in rows}) == 2 * (3 + 3 * 2)
+    # Three references, three methods of two candidates and one of them as RUM^F, on two seeds.
+    assert len(rows) == len({row.place for row in rows}) == 2 * (3 + 4 * 2)
     best = json.loads((workdir / "best.json").read_text())
-    assert set(best) == {"finetune", "scrub", "influence"}
-    assert all(method(text).name == name for name, text in best.items())
+    assert set(best) == {"finetune", "scrub", "influence", "rum_f_finetune"}
+    assert all(method(text).name == name.removeprefix("rum_f_") for name, text in best.items())
     assert "1e+30" not in best["influence"]  # diverged
     page = (workdir / "tuning.md").read_text()
     # Killed while it wrote the last line: that candidate is tried again, from the stored models.
@@ -39,7 +39,7 @@ def test_smoke_run_goes_on_where_it_was(tmp_path):
 
 
 def test_a_development_set_that_is_the_test_set_is_refused(tmp_path):
-    options = ("--config.scores=none", "--config.test_forget=random(size=20, seed=1)")
+    options = ("--config.scores=none", "--config.refined=()", "--config.test_forget=random(size=20, seed=1)")
     result = tuning(*options, "--config.forget=random(size=20, seed=1)", cwd=tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]

@@ -1,10 +1,11 @@
 """RUM and its variants as a figure, two tables and a page of Markdown.
 
-    vanilla   one method on the whole forget set
-    shuffle   the same method on random parts, one after the other
-    rum_f     the same method on parts by memorization
-    rum       a method for each part, chosen by hand
-    rum_auto  a method for each part, chosen on a development forget set
+    vanilla      one method on the whole forget set
+    shuffle      the same method on random parts, one after the other
+    rum_f        the same method on parts by memorization
+    rum_f_tuned  like rum_f, with hyper-parameters that were tuned for it
+    rum          a method for each part, chosen by hand
+    rum_auto     a method for each part, chosen on a development forget set
 
 Design: reads the records of an ordinary study, whose methods have these names or begin with them
 (`rum_f_salun`, which keeps other reports short); whether refinement helps is said by differences
@@ -20,6 +21,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from unroll.calls import parse_call
 from unroll.evaluation.records import NULL, ORIGINAL, RETRAIN, Record
 from unroll.evaluation.selector import Selection
 from unroll.report.definitions import define
@@ -29,18 +31,21 @@ from unroll.report.style import COLOURS, FAINT, INK, MUTED, new_figure, plain_ax
 from unroll.report.summary import Interval, Key, Row, Value, seed_means, t_interval
 
 VANILLA = "vanilla"
-VARIANTS = (VANILLA, "shuffle", "rum_f", "rum", "rum_auto")
+VARIANTS = (VANILLA, "shuffle", "rum_f", "rum_f_tuned", "rum", "rum_auto")
+_ONE_METHOD = ("shuffle", "rum_f", "rum_f_tuned")
 _PANELS: tuple[Key, ...] = tuple(
     (metric, None, oracle) for metric in ("tow", "tow_mia") for oracle in ("twin", "independent")
 )
-_MARKERS = dict(zip(VARIANTS, ("o", "v", "^", "s", "D"), strict=True))
+_MARKERS = dict(zip(VARIANTS, ("o", "v", "^", "P", "s", "D"), strict=True))
 _REFERENCES = (ORIGINAL, RETRAIN, NULL)
 _GUIDE = """\
 `vanilla`: one method on the whole forget set; `shuffle`: the same on random parts, one after the
-other; `rum_f`: on parts by memorization; `rum`: a method for each part, low first; `rum_auto`: the
-same, chosen on a development forget set that shares no example with this one. `original` does
-nothing, `retrain` is the twin, `retrain_vs_retrain` an independent retrain judged as if it were
-unlearned: what a model can be expected to reach against oracles of other seeds."""
+other; `rum_f`: on parts by memorization; `rum_f_tuned`: the same with hyper-parameters that were
+tuned for it, where the others have those of the whole set; `rum`: a method for each part, low
+first; `rum_auto`: the same, chosen on a development forget set that shares no example with this
+one. `original` does nothing, `retrain` is the twin, `retrain_vs_retrain` an independent retrain
+judged as if it were unlearned: what a model can be expected to reach against oracles of other
+seeds."""
 _DIFFERENCES = """\
 Differences of ToW within training seeds, with the 95% interval of their mean: above 0 the first is
 better. An interval that holds 0 does not tell the two apart."""
@@ -148,7 +153,8 @@ def rum_page(
 def differences(records: Sequence[Record]) -> list[tuple[str, str, Interval]]:
     """Differences of the tug of war against the twin between variants, within training seeds.
 
-    Of one method: `shuffle` and `rum_f` against `vanilla`, `rum_f` against `shuffle`; of several:
+    Of one method: `shuffle` and `rum_f` against `vanilla`, `rum_f` against `shuffle`, `rum_f_tuned`
+    against `vanilla` whatever its hyper-parameters; of several:
     `rum` and `rum_auto` against every `vanilla` row. Pairs without a common seed are left out.
     """
     rows = _ordered(section_rows(records))
@@ -174,6 +180,8 @@ def _comparable(first: Row, second: Row) -> bool:
     one, other = variant_of(first), variant_of(second)
     if one in ("rum", "rum_auto"):
         return other == VANILLA
+    if one == "rum_f_tuned":
+        return other == VANILLA and parse_call(applied(first))[0] == second.method
     pairs = (("shuffle", VANILLA), ("rum_f", VANILLA), ("rum_f", "shuffle"))
     return (one, other) in pairs and applied(first) == applied(second)
 
@@ -218,7 +226,7 @@ def _is_single(row: Row) -> bool:
     if row.method in _REFERENCES:
         return False
     return variant_of(row) == VANILLA or (
-        variant_of(row) in ("shuffle", "rum_f") and isinstance(row.hyperparameters["methods"], str)
+        variant_of(row) in _ONE_METHOD and isinstance(row.hyperparameters["methods"], str)
     )
 
 
