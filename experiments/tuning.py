@@ -8,8 +8,8 @@ The development forget set is that of experiments/rum.py with the same scores an
 are not in the store are measured first. One half of the test set is for development.
 
 Results go to the workdir: config.json, rows.jsonl, tuning.md, and best.json, which maps the name of
-a method to its best candidate. The grids named in `config.refined` are tried a second time as
-RUM^F, low, medium and high part in turn (`rum_f_...`), with the same budget. Models go to the
+a method to its best candidate. The grids in `config.refined` are tried as RUM^F, low,
+medium and high part in turn (`rum_f_...`), with the same budget. Models go to the
 store; a killed sweep is simply started again.
 """
 
@@ -103,22 +103,18 @@ def draft(config):
 
 
 def _candidates(config, scores):
-    """What is tried: every method as it is, and those of `refined` part by part too."""
-    texts = candidates(config.grids, config.budget)
-    names = {name for name, _ in config.grids}
-    unknown = sorted(set(config.refined) - names)
-    if unknown:
-        raise InputError(f"refined: {unknown[0]} has no grid; choose some of {sorted(names)}")
+    """What is tried: methods as they are, and those of `refined` part by part."""
+    whole, refined = (
+        [unroll.methods.method(text) for text in candidates(grids, config.budget)]
+        for grids in (config.grids, config.refined)
+    )
     if config.refined and config.scores == NO_SCORES:
         raise InputError("refined methods go by scores; give scores, or refined=()")
-    built = [unroll.methods.method(text) for text in texts]
     shared = dict(scores_name=config.scores, tie_seed=config.tie_seed)
     parts = [
-        rum(scores, method, PARTS, name=f"rum_f_{method.name}", **shared)
-        for method in built
-        if method.name in config.refined
+        rum(scores, method, PARTS, name=f"rum_f_{method.name}", **shared) for method in refined
     ]
-    return (*built, *parts)
+    return (*whole, *parts)
 
 
 def _text(best):

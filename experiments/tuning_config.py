@@ -28,14 +28,20 @@ def with_sweep(config: ml_collections.ConfigDict, variant: str) -> ml_collection
     config.criterion = "tow"
     config.most_cost = 0.5
     config.budget = 12
-    config.refined = ("neggrad_plus", "random_label", "salun")
+    # Three passes where the others have one, within the same cost.
+    alphas, fractions = ("alpha", (0.8, 0.9, 0.97)), ("fraction", (0.1, 0.3, 0.5))
+    config.refined = (
+        ("neggrad_plus", (RATES, alphas, ("epochs", (1,)), batch)),
+        ("random_label", (RELABELLING_RATES, ("epochs", (1, 2, 3)), batch)),
+        ("salun", (RELABELLING_RATES, fractions, two, batch)),
+    )
     config.grids = (
         ("finetune", (RATES, epochs, batch)),
         ("l1_sparse", (RATES, ("alpha", (1e-4, 1e-3, 1e-2)), two, batch)),
         ("gradient_ascent", (ASCENT_RATES, epochs, batch)),
-        ("neggrad_plus", (RATES, ("alpha", (0.8, 0.9, 0.97)), two, batch)),
+        ("neggrad_plus", (RATES, alphas, two, batch)),
         ("random_label", (RELABELLING_RATES, epochs, batch)),
-        ("salun", (RELABELLING_RATES, ("fraction", (0.1, 0.3, 0.5)), two, batch)),
+        ("salun", (RELABELLING_RATES, fractions, two, batch)),
         (
             "scrub",
             (
@@ -60,10 +66,11 @@ def with_sweep(config: ml_collections.ConfigDict, variant: str) -> ml_collection
         config.train_seeds = (100, 101)
         config.most_cost = 4.0
         config.budget = 2
-        config.refined = ("finetune",)
         rates = ("learning_rate", (1e-2, 1e-1))
+        finetune = "finetune", (rates, batch)
+        config.refined = (finetune,)
         config.grids = (
-            ("finetune", (rates, batch)),
+            finetune,
             ("scrub", (rates, two, batch)),
             ("influence", (("scale", (1.0, 1e30)), ("examples", (50,)), ("iterations", (3,)))),
         )
