@@ -9,6 +9,11 @@ DIGITS = {
     "random_label": "random_label(batch_size=32, epochs=4, learning_rate=0.3)",
     "salun": "salun(batch_size=32, epochs=2, fraction=0.1, learning_rate=1.0)",
 }
+# The best of 12 each as RUM^F. For salun these are the same as above.
+DIGITS_REFINED = (
+    "neggrad_plus(alpha=0.9, batch_size=32, epochs=1, learning_rate=0.1)",
+    "random_label(batch_size=32, epochs=3, learning_rate=0.3)",
+)
 
 
 def with_variants(

@@ -10,12 +10,13 @@ neggrad_plus vanilla 0.83, shuffle 0.89, RUM^F 0.64; random_label 0.862, 0.86, 0
 
 import ml_collections
 from memorization_config import digits_scores_config
-from rum_config import DIGITS, with_variants
+from rum_config import DIGITS, DIGITS_REFINED, with_variants
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = with_variants(digits_scores_config("rum_digits", variant), variant, DIGITS)
+    config = digits_scores_config("rum_digits", variant)
+    config = with_variants(config, variant, DIGITS, DIGITS_REFINED)
     config.part_size = 6 if variant == "smoke" else 30
     if variant != "smoke":
         # A training takes a second here, and three of them leave wide intervals.
