@@ -123,12 +123,22 @@ def test_names_do_not_overlap_and_points_are_inside():
     assert low >= -0.1 and high <= 1.1
 
 
-def test_two_methods_of_one_name_are_printed_in_full():
+def test_two_methods_of_one_name_are_told_apart_by_what_differs():
     other = {**SETTINGS, "epochs": 7}
     text = LONG.replace("epochs=5", "epochs=7")
     records = made((*ROWS, ("salun", other, 0.7), ("rum_f_salun_7", parts(text), 0.75)))
     names = {name for pair in differences(records) for name in pair[:2]}
-    assert {f"vanilla: {LONG}", f"vanilla: {text}", f"rum_f: {text}"} <= names
+    short = {f"{variant}: salun(epochs={n})" for variant in ("vanilla", "rum_f") for n in (5, 7)}
+    assert short - {"rum_f: salun(epochs=5)"} <= names  # of which there are two, by other scores
+    assert f"- `{text}`" in rum_page(records, "RUM")
+
+
+def test_a_method_tuned_part_by_part_is_compared_with_its_vanilla_row():
+    text = LONG.replace("epochs=5", "epochs=2")
+    found = differences(made((*ROWS, ("rum_f_tuned_salun", parts(text), 0.85))))
+    ((first, second, interval),) = [each for each in found if each[0].startswith("rum_f_tuned")]
+    assert (first, second) == ("rum_f_tuned: salun(epochs=2)", "vanilla: salun(epochs=5)")
+    assert interval.mean == pytest.approx(0.05)
 
 
 def test_sections_are_not_mixed():

@@ -21,7 +21,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from unroll.calls import parse_call
+from unroll.calls import format_call, parse_call
 from unroll.evaluation.records import NULL, ORIGINAL, RETRAIN, Record
 from unroll.evaluation.selector import Selection
 from unroll.report.definitions import define
@@ -232,18 +232,31 @@ def _is_single(row: Row) -> bool:
 
 def _names(rows: Sequence[Row]) -> dict[str, str]:
     """Short names by label: variant and methods, with what else tells two rows apart."""
-    full = {text for row in rows for text in _texts(row)}
-    heads = [text.partition("(")[0] for text in full]
-    short = {text: head for text, head in zip(full, heads, strict=True) if heads.count(head) == 1}
+    short = _short_texts({text for row in rows for text in _texts(row)})
     names = {}
     for row in rows:
-        variant, texts = variant_of(row), [short.get(text, text) for text in _texts(row)]
+        variant, texts = variant_of(row), [short[text] for text in _texts(row)]
         names[row.label] = f"{variant}: {', '.join(texts)}" if texts else row.method
     shared = [name for name in names.values() if list(names.values()).count(name) > 1]
     for row in rows:
         if names[row.label] in shared and _scores(row):
             names[row.label] += f" by {_scores(row)}"
     return names
+
+
+def _short_texts(texts: Iterable[str]) -> dict[str, str]:
+    """Methods by their names, and by the hyper-parameters in which those of one name differ."""
+    by_head: dict[str, list[tuple[str, dict]]] = {}
+    for text in texts:
+        head, arguments = parse_call(text)
+        by_head.setdefault(head, []).append((text, arguments))
+    short = {}
+    for head, members in by_head.items():
+        for text, own in members:
+            pairs = own.items()
+            differ = {k: v for k, v in pairs if any(a.get(k) != v for _, a in members)}
+            short[text] = format_call(head, differ) if differ else head
+    return short
 
 
 def _scores(row: Row) -> str:
