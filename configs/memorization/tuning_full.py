@@ -1,4 +1,4 @@
-"""CIFAR-10 at the size of the papers: 12 candidates for each of 8 unlearning methods.
+"""CIFAR-10 at the size of the papers: 12 candidates for each of 8 methods and of 3 as RUM^F.
 
 python experiments/tuning.py --config=configs/memorization/tuning_full.py
 
