@@ -5,8 +5,8 @@ python experiments/tuning.py --config=configs/memorization/tuning_digits.py
 Data, model and training are RUM's on digits, and so is the development forget set: 30 low, 30
 medium and 30 highly memorized examples of those that RUM's results are not about. Training seeds
 are others than the results', and candidates are judged on the half of the test set that no result
-is of. Measured on 2 CPU cores, 1.5 minutes where the exact scores are in the store, 132 candidates on
-3 seeds. Best mean ToW: do nothing 0.77, retrain_vs_retrain 0.96; l1_sparse 0.9, salun 0.87,
+is of. Measured on 2 CPU cores, 1.5 minutes where the exact scores are in the store, 132 candidates
+on 3 seeds. Best mean ToW: do nothing 0.77, retrain_vs_retrain 0.96; l1_sparse 0.9, salun 0.87,
 neggrad_plus, random_label and influence 0.86, gradient_ascent 0.83, finetune and scrub 0.77;
 as RUM^F salun 0.91, random_label 0.90, neggrad_plus 0.8.
 """
