@@ -88,7 +88,7 @@ def _page(rows: Sequence[ScoreProxyRow], title: str, names: Sequence[str]) -> st
             f"{_percent(seconds)} of the seconds and {_percent(gradients)} of the example "
             "gradients of the exact scores."
         )
-    lines += ["", *_table(rows), ""]
+    lines += ["", *_table(rows), "", *_augmentation(rows)]
     for row in rows:
         if row.note:
             lines.append(f"`{row.proxy}`, seed {row.seed}, {_training(row.augmented)}: {row.note}")
@@ -144,6 +144,26 @@ def _table(rows: Sequence[ScoreProxyRow]) -> list[str]:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _augmentation(rows: Sequence[ScoreProxyRow]) -> list[str]:
+    """What augmenting the originals changes, within seeds; no lines where nothing was augmented."""
+    found = []
+    for text, members in group_by(rows, lambda row: row.proxy).items():
+        known = {(r.seed, r.augmented): r.spearman for r in members if r.spearman is not None}
+        pairs = [
+            known[seed, True] - known[seed, False]
+            for seed in sorted({seed for seed, _ in known})
+            if {(seed, True), (seed, False)} <= known.keys()
+        ]
+        if pairs:
+            found.append((t_interval(pairs), text))
+    if not found:
+        return []
+    lines = ["Spearman with augmentation minus without, within seeds:", ""]
+    lines += ["| proxy | difference |", "| --- | ---: |"]
+    found.sort(key=lambda each: each[0].mean)
+    return [*lines, *(f"| `{text}` | {format_interval(each, True)} |" for each, text in found), ""]
 
 
 def _rank(rows: Sequence[ScoreProxyRow]) -> float:
