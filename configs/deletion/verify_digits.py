@@ -7,23 +7,9 @@ Measured on 2 CPU cores, 1438 training images, 8 seconds: all 4 entries hold, wi
 """
 
 import ml_collections
-from default_config import default_config
+from verify_config import verify_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = default_config("deletion/verify_digits", variant)
-    smoke = variant == "smoke"
-    config.dataset = "digits(num_train=200, num_test=100)" if smoke else "digits()"
-    config.model = "mlp(hidden=(128, 128), activation='gelu')"
-    config.epochs = 1 if smoke else 10
-    config.batch_size = 32
-    config.record_every = 4 if smoke else 45
-    config.train_seeds = (0,)
-    config.method = "replay"
-    config.deletions = 2 if smoke else 3
-    # Folders of an existing ledger and of its keys; without them both are made in the workdir.
-    config.ledger = ""
-    config.key_folder = ""
-    config.expected_head = ""
-    return config
+    return verify_config("verify_digits", variant)

@@ -1,0 +1,16 @@
+"""One ledger of a single model and of a SISA system on digits, 3 requests each, and verified.
+
+python experiments/verify_deletion.py --config=configs/deletion/verify_digits_sisa.py
+
+Not measured yet; seconds.
+"""
+
+import ml_collections
+from verify_config import verify_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = verify_config("verify_digits_sisa", variant)
+    config.sisa = "sisa(shards=2, slices=1)" if variant == "smoke" else "sisa(shards=4, slices=4)"
+    return config
