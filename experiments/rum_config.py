@@ -9,10 +9,20 @@ DIGITS = {
     "random_label": "random_label(batch_size=32, epochs=4, learning_rate=0.3)",
     "salun": "salun(batch_size=32, epochs=2, fraction=0.1, learning_rate=1.0)",
 }
-# The best of 12 each as RUM^F. For salun these are the same as above.
+# The best of 12 each as RUM^F. For salun these are those above, on both data sets.
 DIGITS_REFINED = (
     "neggrad_plus(alpha=0.9, batch_size=32, epochs=1, learning_rate=0.1)",
     "random_label(batch_size=32, epochs=3, learning_rate=0.3)",
+)
+CIFAR10 = {
+    "finetune": "finetune(batch_size=64, epochs=4, learning_rate=0.1)",
+    "neggrad_plus": "neggrad_plus(alpha=0.8, batch_size=64, epochs=2, learning_rate=0.1)",
+    "random_label": "random_label(batch_size=64, epochs=4, learning_rate=0.1)",
+    "salun": "salun(batch_size=64, epochs=2, fraction=0.5, learning_rate=0.3)",
+}
+CIFAR10_REFINED = (
+    "neggrad_plus(alpha=0.9, batch_size=64, epochs=1, learning_rate=0.1)",
+    "random_label(batch_size=64, epochs=2, learning_rate=0.1)",
 )
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 subset: forget sets of 266 images by memorization and by entanglement, three methods.
+"""CIFAR-10 subset: forget sets of 266 images by memorization and by entanglement, four methods.
 
 python experiments/difficulty.py --config=configs/memorization/difficulty_cifar10.py
 
@@ -9,11 +9,11 @@ experiments/memorization.py leaves them.
 
 import ml_collections
 from memorization_config import cifar10_scores_config
-from rum_config import untuned, with_levels
+from rum_config import CIFAR10, with_levels
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = with_levels(cifar10_scores_config("difficulty_cifar10", variant), variant, untuned(64))
+    config = with_levels(cifar10_scores_config("difficulty_cifar10", variant), variant, CIFAR10)
     config.part_size = 12 if variant == "smoke" else 266
     return config

@@ -9,11 +9,12 @@ them.
 
 import ml_collections
 from memorization_config import cifar10_scores_config
-from rum_config import untuned, with_variants
+from rum_config import CIFAR10, CIFAR10_REFINED, with_variants
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    config = with_variants(cifar10_scores_config("rum_cifar10", variant), variant, untuned(64))
+    config = cifar10_scores_config("rum_cifar10", variant)
+    config = with_variants(config, variant, CIFAR10, CIFAR10_REFINED)
     config.part_size = 6 if variant == "smoke" else 130
     return config
