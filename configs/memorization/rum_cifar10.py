@@ -15,6 +15,6 @@ from rum_config import CIFAR10, CIFAR10_REFINED, with_variants
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
     config = cifar10_scores_config("rum_cifar10", variant)
-    config = with_variants(config, variant, CIFAR10, CIFAR10_REFINED)
+    config = with_variants(config, variant, CIFAR10, CIFAR10_REFINED, high="random_label")
     config.part_size = 6 if variant == "smoke" else 130
     return config

@@ -39,7 +39,8 @@ def test_smoke_run_goes_on_where_it_was(tmp_path):
 
 
 def test_a_development_set_that_is_the_test_set_is_refused(tmp_path):
-    options = ("--config.scores=none", "--config.refined=()", "--config.test_forget=random(size=20, seed=1)")
+    options = ("--config.scores=none", "--config.refined=()")
+    options += ("--config.test_forget=random(size=20, seed=1)",)
     result = tuning(*options, "--config.forget=random(size=20, seed=1)", cwd=tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     last = result.stderr.strip().splitlines()[-1]
