@@ -41,8 +41,8 @@ def with_variants(
       texts: tuned methods by name: finetune, neggrad_plus, salun, and further candidates.
       refined: methods that were tuned part by part, for rows `rum_f_tuned_...` besides RUM^F with
         the hyper-parameters of the vanilla method.
-      high: which of them gets the high part where methods are chosen by hand, as in the paper: wrong
-        labels, in the form that did best on the development set.
+      high: which of them gets the high part where methods are chosen by hand, as in the paper:
+        wrong labels, in the form that did best on the development set.
     """
     smoke = variant == "smoke"
     texts = untuned(config.batch_size, 1) if smoke else texts
