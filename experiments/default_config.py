@@ -55,8 +55,8 @@ def default_config(experiment: str, variant: str) -> ml_collections.ConfigDict:
         else (
             "replay",
             "single_gradient",
-            "gradient_ascent",
-            "finetune",
+            "gradient_ascent(learning_rate=0.01, epochs=1, batch_size=32)",
+            "finetune(learning_rate=0.05, epochs=1)",
             "taylor(order=1)",
             "taylor(order=2)",
         )

@@ -13,6 +13,7 @@ import unroll
 from unroll.calls import parse_call
 from unroll.data import Dataset
 from unroll.data.options import call_with_options
+from unroll.deletion.sisa_method import sisa_method
 from unroll.errors import InputError
 from unroll.training.optimizer import OptaxCall
 from unroll.training.step import initial_state
@@ -93,6 +94,12 @@ def build_spec(config: ml_collections.ConfigDict, train: Dataset, steps: int) ->
     )
 
 
+def _method(text: str) -> str | unroll.Method:
+    """A method as a study takes it; SISA has a layer of its own above the registry of methods."""
+    name, options = parse_call(text)
+    return call_with_options(sisa_method, name, **options) if name == "sisa" else text
+
+
 def build_study(config: ml_collections.ConfigDict) -> unroll.Study:
     """The study that a config describes.
 
@@ -128,6 +135,7 @@ def _build_study(config: ml_collections.ConfigDict) -> unroll.Study:
             "test": test,
             "spec": spec,
             "independent_spec": build_spec(config, train, retrain_steps),
+            "methods": tuple(map(_method, config.methods)),
             "forget": forget,
             "forget_description": config.forget,
             "model_name": config.model,

@@ -6,6 +6,7 @@
 
 Results go to the workdir: config.json, records.jsonl, report.md, report.html, figures/. Models go
 to the store; work that is in the store is not done again, so a killed run is simply started again.
+What each of them depends on is written beside it, see `unroll.deletion.purge`.
 """
 
 from pathlib import Path
@@ -18,7 +19,8 @@ from absl import flags
 from rich.console import Console
 
 import unroll
-from unroll.evaluation.plans import study_work
+from unroll.deletion.lineage import record_folder, record_training
+from unroll.evaluation.plans import study_trainings, study_work
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.records import append_records, read_records
 from unroll.report import console_table, write_report
@@ -30,6 +32,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path, store: unroll.Store) -
     study = from_config.build_study(config)
     launch.announce(study_work(study, store))
     workdirs.prepare(workdir, config)
+    record_folder(workdir, {study.train.fingerprint: None, study.test.fingerprint: None})
+    for each in study_trainings(study):
+        # Models of configs weight the statistics of their batches, see `models.layers.BatchNorm`.
+        options = dict(seed=each.seed, weights=each.weights, weighted_statistics=True)
+        record_training(store, each.spec, study.train, each.schedule, **options)
     for records in unroll.run_study(study, store, ProgressDisplay().task):
         append_records(workdir / "records.jsonl", records)
     records = read_records(workdir / "records.jsonl")

@@ -84,6 +84,25 @@ class Problem:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class OwnKind:
+    """What belongs to a model that is not one of the run's specification, such as a SISA system.
+
+    Its parameters can be compared with those of its own kind only.
+
+    Attributes:
+      words: what it is, for reports, for example `SISA of 4 shards`.
+      spec: how it predicts.
+      original: parameters and model state before the deletion.
+      twin: those of one trained from scratch without the forgotten examples, all else equal.
+    """
+
+    words: str
+    spec: TrainSpec
+    original: tuple[Params, PyTree]
+    twin: tuple[Params, PyTree]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Unlearned:
     """What a method returns.
 
@@ -94,6 +113,7 @@ class Unlearned:
       info: what else the method has to say, JSON-able; the key `warning` is shown in reports.
       seconds: time spent, where the method knows better than a clock around it (a result that was
         read from a store).
+      own: given where the model is not of the run's specification.
     """
 
     params: Params
@@ -101,6 +121,7 @@ class Unlearned:
     example_gradients: float
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     seconds: float | None = None
+    own: OwnKind | None = None
 
 
 class Access:
@@ -200,12 +221,14 @@ class Method:
       hyperparameters: what distinguishes it from others of that name.
       needs: what it touches, a subset of `NEEDS`.
       unlearn: `(key, access) -> Unlearned`.
+      own_kind: whether the models are not of the run's specification (`Unlearned.own`).
     """
 
     name: str
     hyperparameters: dict[str, Any]
     needs: frozenset[str]
     unlearn: Callable[[jax.Array, Access], Unlearned]
+    own_kind: bool = False
 
     def __post_init__(self):
         unknown = sorted(self.needs - set(NEEDS))

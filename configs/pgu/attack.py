@@ -24,7 +24,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.dataset = "cifar10(num_train=4000, num_test=2000)"
     until = "forget_level(level=0.6)"
     config.methods = (
-        "finetune(epochs=2)",
+        "finetune(learning_rate=0.05, epochs=2)",
         projected("l1_singular(threshold=0.8)", until, rate=1.0, last=0.2),
         projected("energy(threshold=0.95)", until),
         projected("energy(threshold=0)", until, rate=0.02, last=0.02),

@@ -20,26 +20,29 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant == "smoke":
         config.methods = (
             "projected_gradient(epochs=2)",
-            "gradient_ascent(projection='energy(threshold=0.9)')",
+            "gradient_ascent(learning_rate=0.01, epochs=1, batch_size=32, projection='energy(threshold=0.9)')",
         )
         return config
     config.methods = (
-        "finetune(epochs=2)",
+        "finetune(learning_rate=0.05, epochs=2)",
         projected("energy(threshold=0.95)", until),
         projected("energy(threshold=0.8)", until),
         projected("l1_singular(threshold=0.8)", until, rate=1.0, last=0.2),
         projected("energy(threshold=0)", until),
         projected("energy(threshold=0)", until, rate=0.02, last=0.02),
         # What projection buys other methods: each without and with it, the same steps.
-        "gradient_ascent(learning_rate=0.0005)",
-        "gradient_ascent(learning_rate=0.0005, projection='energy(threshold=0.8)')",
-        "gradient_ascent(learning_rate=0.005)",
-        "gradient_ascent(learning_rate=0.005, projection='energy(threshold=0.8)')",
-        "random_label",
-        "random_label(projection='energy(threshold=0.8)')",
-        "neggrad_plus",
-        "neggrad_plus(projection='energy(threshold=0.8)')",
-        "salun",
-        "salun(projection='energy(threshold=0.8)')",
+        "gradient_ascent(epochs=1, batch_size=32, learning_rate=0.0005)",
+        "gradient_ascent(epochs=1, batch_size=32, learning_rate=0.0005, "
+        "projection='energy(threshold=0.8)')",
+        "gradient_ascent(epochs=1, batch_size=32, learning_rate=0.005)",
+        "gradient_ascent(epochs=1, batch_size=32, learning_rate=0.005, "
+        "projection='energy(threshold=0.8)')",
+        "random_label(learning_rate=0.05, epochs=1)",
+        "random_label(learning_rate=0.05, epochs=1, projection='energy(threshold=0.8)')",
+        "neggrad_plus(alpha=0.95, learning_rate=0.05, epochs=1)",
+        "neggrad_plus(alpha=0.95, learning_rate=0.05, epochs=1, "
+        "projection='energy(threshold=0.8)')",
+        "salun(learning_rate=0.05, epochs=1)",
+        "salun(learning_rate=0.05, epochs=1, projection='energy(threshold=0.8)')",
     )
     return config

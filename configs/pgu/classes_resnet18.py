@@ -29,7 +29,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         return config
     until = "forget_level(level=0.01)"
     config.methods = (
-        "finetune(epochs=2)",
+        "finetune(learning_rate=0.05, epochs=2)",
         projected("energy(threshold=0.9)", until),
         projected("l1_singular(threshold=0.9)", until),
         projected("energy(threshold=0)", until),

@@ -24,8 +24,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # What the original reaches on test images of that class; known before the request.
     until = "forget_level(level=0.6)"
     config.methods = (
-        "finetune(epochs=2)",
-        "gradient_ascent(learning_rate=0.002, epochs=2)",
+        "finetune(learning_rate=0.05, epochs=2)",
+        "gradient_ascent(batch_size=32, learning_rate=0.002, epochs=2)",
         projected("energy(threshold=0.95)", until),
         projected("l1_singular(threshold=0.9)", until),
         projected("energy(threshold=0)", until),

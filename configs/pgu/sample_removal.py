@@ -23,9 +23,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     # What the original reaches on images that it has not seen; known before the request.
     until = "forget_level(level=0.64)"
     config.methods = (
-        "finetune(epochs=2)",
-        "gradient_ascent(learning_rate=0.002, epochs=2)",
-        "neggrad_plus",
+        "finetune(learning_rate=0.05, epochs=2)",
+        "gradient_ascent(batch_size=32, learning_rate=0.002, epochs=2)",
+        "neggrad_plus(alpha=0.95, learning_rate=0.05, epochs=1)",
         projected("l1_singular(threshold=0.8)", until, rate=1.0, last=0.2),
         projected("energy(threshold=0.95)", until, rate=1.0, last=0.2),
         projected("energy(threshold=0.8)", until),

@@ -28,7 +28,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     )
     shares = (0.95,) if smoke else (0.8, 0.95, 0.99)
     config.methods = (
-        "finetune",
+        "finetune(learning_rate=0.05, epochs=1)",
         "taylor(order=1)",
         "taylor(order=2)",
         *(text.format(share, order) for share in shares for order in (0, 1, 2)),

@@ -8,7 +8,7 @@ import pytest
 
 import unroll
 from unroll import tree
-from unroll.deletion import sisa as module
+from unroll.deletion import sisa_training as module
 from unroll.deletion.aggregation import aggregate
 from unroll.deletion.costs import simulate_cost
 from unroll.deletion.sharding import Assignment, random_assignment
@@ -139,7 +139,7 @@ def test_costs_are_counted_by_hand(plan, trained):
         plan.assignment, plan.epochs, [example]
     ).tolist()
     same, nothing = trained.delete([])
-    assert same is trained and dataclasses.astuple(nothing) == (0, 0.0, 0, 0)
+    assert same is trained and dataclasses.astuple(nothing) == (0, 0.0, 0, 0, 0, 0)
     # Slices of 6, 6 and 5 or 6 examples in batches of 4: T = epochs * ceil(n / 4).
     assert plan.steps()[0].tolist() == [2, 3, 2 * -(-int(counts[0].sum()) // 4)]
 

@@ -46,11 +46,24 @@ def test_a_ledger_is_made_verified_and_verified_elsewhere(tmp_path):
     assert "## Entry 2: replay: FAILS" in (other / "other" / "verification.md").read_text()
 
 
+@pytest.mark.slow
+def test_a_ledger_with_a_sisa_system_is_made_and_verified(tmp_path):
+    result = run_script("verify_deletion.py", "deletion/verify_digits_sisa.py:smoke", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    made = tmp_path / "runs" / "verify_digits_sisa-smoke"
+    rows = json.loads((made / "verification.json").read_text())["entries"]
+    methods = ["train", "replay", "replay", *["sisa(shards=2, slices=1)"] * 3]
+    assert [row["method"] for row in rows] == methods
+    assert all(row["holds"] for row in rows)
+    assert [(row["absent"], row["requests"]) for row in rows] == [(0, 0), (1, 1), (1, 1)] * 2
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("--config.method=taylor", "taylor is not exact; choose replay or retrain"),
         ("--config.ledger=nowhere", "give both ledger and key_folder"),
+        pytest.param("--config.sisa=replay", "is not of the form sisa(", marks=pytest.mark.slow),
     ],
 )
 def test_mistakes_are_one_line_and_cost_nothing(tmp_path, argument, message):

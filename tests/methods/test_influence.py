@@ -140,7 +140,8 @@ def test_conjugate_gradients_agree_with_the_dense_gauss_newton_matrix(weighted_a
     matrix = np.einsum("ni,nj,ncd->icjd", rows, rows, bent).reshape(21, 21) / len(inputs)
     expected = np.linalg.solve(matrix + (0.05 + 0.1) * np.eye(21), vector)
     for curvature, cost in (("gauss_newton", 4 / 3), ("hessian", 2)):
-        method = influence(damping=0.1, curvature=curvature, tolerance=1e-12, batch_size=32)
+        options = dict(curvature=curvature, iterations=50, tolerance=1e-12, batch_size=32)
+        method = influence(damping=0.1, **options)
         result = method(jax.random.key(0), problem)
         np.testing.assert_allclose(change(closed, result), expected, rtol=0, atol=1e-11)
         products = (result.example_gradients - 120) / (116 * cost)

@@ -13,6 +13,8 @@ What remains is committed to by a Merkle root, so a re-execution still works whe
 examples have been erased from the data set (their rows overwritten with zeros): rows of weight zero
 do not enter the parameters. The fingerprint of the whole set then differs, and a note says so.
 
+The same for a SISA system, with the same links, is in `deletion.evidence_sisa`.
+
 Design: the recipe (schedule, weights, ids) lies beside the ledger, as one file of arrays under its
 salted hash. It names the deleted ids, so it is not published. Rejected: the recipe inside the
 entry; schedules are large, and the log is meant to be read by those who must not learn ids.
@@ -28,9 +30,9 @@ import json
 import os
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -47,6 +49,8 @@ from unroll.training.run import Progress, Run, environment, train
 from unroll.training.spec import TrainSpec, description_hash
 from unroll.types import PyTree, TrainState
 
+SISA = "sisa"
+"""Name of the method in entries of SISA systems."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "unroll")
 
 
@@ -87,25 +91,37 @@ def circumstances(spec: TrainSpec) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Recipe:
-    """What a re-execution needs besides the data and the specification. It names the ids: private.
+class AnyRecipe:
+    """What recipes of all kinds have.
 
     Attributes:
       seed: of the run.
-      schedule: int32 `[T, B]`.
       weights: float32 `[N]`, of the run that is to result: zero where an example was deleted.
       forget: int64, the ids of this deletion; empty for a run.
     """
 
     seed: int
-    schedule: np.ndarray
     weights: np.ndarray
     forget: np.ndarray
 
     @property
     def hash(self) -> str:
         """Content hash, unsalted: not for publication."""
-        return tree.content_hash({**vars(self), "seed": np.int64(self.seed)})
+        return tree.content_hash(self._arrays())
+
+    @property
+    def remaining(self) -> np.ndarray:
+        """Ids that the result depends on, int64 ascending."""
+        raise NotImplementedError
+
+    @property
+    def order(self) -> Any:
+        """Arrays that say in which order examples are read; `Entry.schedule` is their hash."""
+        raise NotImplementedError
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.asarray(value) for name, value in vars(self).items()}
+        return {**arrays, "seed": np.int64(self.seed)}
 
     def save(self, folder: str | os.PathLike, name: str) -> Path:
         """Writes `<folder>/<name>.npz`, whole or not at all; `name` is the entry's `recipe`."""
@@ -113,15 +129,15 @@ class Recipe:
         temporary = path.with_name(f".{name}-{uuid.uuid4().hex}.npz")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(temporary, **{**vars(self), "seed": np.int64(self.seed)})
+            np.savez(temporary, **self._arrays())
             temporary.chmod(0o600)
             os.replace(temporary, path)
         except OSError as error:
             raise StoreError(f"cannot write {path} ({error.strerror})") from None
         return path
 
-    @staticmethod
-    def load(folder: str | os.PathLike, name: str) -> Recipe:
+    @classmethod
+    def load(cls, folder: str | os.PathLike, name: str) -> Self:
         """Reads what `save` wrote.
 
         Raises:
@@ -130,12 +146,41 @@ class Recipe:
         path = _recipe_path(folder, name)
         try:
             with np.load(path, allow_pickle=False) as file:
-                fields = {field.name: file[field.name] for field in dataclasses.fields(Recipe)}
+                fields = {field.name: file[field.name] for field in dataclasses.fields(cls)}
+            return cls(**{name: cls._restored(name, array) for name, array in fields.items()})
         except FileNotFoundError:
             raise InputError(f"there is no recipe {path}; it is kept with the ledger") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is damaged ({error}); restore it from a copy") from None
-        return Recipe(**{**fields, "seed": int(fields["seed"])})
+
+    @classmethod
+    def _restored(cls, name: str, array: np.ndarray) -> Any:
+        """A field from its array."""
+        return int(array) if name == "seed" else array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe(AnyRecipe):
+    """What a re-execution needs besides the data and the specification. It names the ids: private.
+
+    Attributes:
+      seed: of the run.
+      weights: float32 `[N]`, of the run that is to result: zero where an example was deleted.
+      forget: int64, the ids of this deletion; empty for a run.
+      schedule: int32 `[T, B]`.
+    """
+
+    schedule: np.ndarray
+
+    @property
+    def remaining(self) -> np.ndarray:
+        """Ids that the result depends on, int64 ascending."""
+        return trained_on(self.schedule, self.weights)
+
+    @property
+    def order(self) -> np.ndarray:
+        """The schedule."""
+        return self.schedule
 
 
 def _recipe_path(folder: str | os.PathLike, name: str) -> Path:
@@ -155,15 +200,16 @@ def run_entry(
     Raises:
       InputError: if the metrics cannot be written.
     """
-    recipe = Recipe(run.seed, run.schedule, run.weights, np.zeros(0, np.int64))
+    recipe = Recipe(run.seed, run.weights, np.zeros(0, np.int64), run.schedule)
     changes = dict(
         kind="run",
         method="train",
+        initial=run.initial,
         data_before=None,
         parameters_before=None,
         parameters_after=parameter_hash(run.state.params, run.state.model_state),
     )
-    return _entry(run, recipe, salt, metrics, changes), recipe
+    return compose_entry(recipe, run.spec, run.dataset, salt, metrics, **changes), recipe
 
 
 def deletion_entry(
@@ -191,37 +237,49 @@ def deletion_entry(
     if not len(problem.forget):
         raise InputError("a deletion without ids is none; log the run instead")
     run = problem.run
-    recipe = Recipe(run.seed, run.schedule, problem.twin_weights, problem.forget)
+    recipe = Recipe(run.seed, problem.twin_weights, problem.forget, run.schedule)
     before = trained_on(run.schedule, run.weights)
     changes = dict(
         kind="deletion",
         method=method,
+        initial=run.initial,
         data_before=commit(run.dataset, before, salt).root,
         parameters_before=parameter_hash(run.state.params, run.state.model_state),
         parameters_after=parameter_hash(result.params, result.model_state),
     )
-    return _entry(run, recipe, salt, metrics, changes), recipe
+    return compose_entry(recipe, run.spec, run.dataset, salt, metrics, **changes), recipe
 
 
-def _entry(run: Run, recipe: Recipe, salt: bytes, metrics, changes: dict[str, Any]) -> Entry:
+def compose_entry(
+    recipe: AnyRecipe,
+    spec: TrainSpec,
+    dataset: Dataset,
+    salt: bytes,
+    metrics: Mapping[str, Any] | None,
+    **fields: Any,
+) -> Entry:
+    """An entry from a recipe, and the fields that do not follow from it.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
     return Entry(
         requests=salted_ids(salt, recipe.forget),
-        dataset=run.dataset.fingerprint,
-        data_after=commit(run.dataset, trained_on(recipe.schedule, recipe.weights), salt).root,
-        spec=description_hash(run.spec.describe()),
-        schedule=_salted_array(salt, "schedule", recipe.schedule),
+        dataset=dataset.fingerprint,
+        data_after=commit(dataset, recipe.remaining, salt).root,
+        spec=description_hash(spec.describe()),
+        schedule=_salted_array(salt, "schedule", recipe.order),
         weights=_salted_array(salt, "weights", recipe.weights),
-        seed=run.seed,
-        initial=run.initial,
+        seed=recipe.seed,
         recipe=salted_hash(salt, "recipe", recipe.hash.encode()),
         metrics=dict(metrics or {}),
-        **circumstances(run.spec),
-        **changes,
+        **circumstances(spec),
+        **fields,
     )
 
 
-def _salted_array(salt: bytes, purpose: str, array: np.ndarray) -> str:
-    return salted_hash(salt, purpose, tree.content_hash(array).encode())
+def _salted_array(salt: bytes, purpose: str, arrays: PyTree) -> str:
+    return salted_hash(salt, purpose, tree.content_hash(arrays).encode())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,27 +353,48 @@ def re_execute(
     """
     entry = signed.entry if isinstance(signed, SignedEntry) else signed
     name, _ = parse_call(entry.method)
+    if name == SISA:
+        raise InputError(f"{entry.method} is of a SISA system; verify it with re_execute_sisa")
     if entry.kind == "deletion" and name not in EXACT_METHODS:
         raise InputError(
             f"{entry.method} is not exact, so training again cannot give its parameters; only "
-            f"{' and '.join(EXACT_METHODS)} can be verified"
+            f"{', '.join(EXACT_METHODS)} and {SISA} can be verified"
         )
+
+    def trained_again() -> str:
+        options = dict(seed=recipe.seed, weights=recipe.weights, initial=initial)
+        again = train(spec, dataset, recipe.schedule, progress=progress, **options)
+        return parameter_hash(again.state.params, again.state.model_state)
+
+    start = None if initial is None else tree.content_hash(tree.to_host(initial))
+    return compare_links(entry, recipe, spec, dataset, salt, start, trained_again)
+
+
+def compare_links(
+    entry: Entry,
+    recipe: AnyRecipe,
+    spec: TrainSpec,
+    dataset: Dataset,
+    salt: bytes,
+    initial: str | None,
+    trained_again: Callable[[], str],
+) -> Verification:
+    """Compares materials, surroundings and, if the materials are the entry's, the parameters.
+
+    Args:
+      entry: what is verified.
+      recipe: see `AnyRecipe`.
+      spec: the specification.
+      dataset: the training set.
+      salt: from `keys.load_salt`.
+      initial: content hash of the state at the start, if one was given.
+      trained_again: trains and returns the hash of the parameters.
+    """
     links = [*_materials(entry, recipe, spec, dataset, salt, initial), *_surroundings(entry, spec)]
     if any(link.holds is False for link in links):
         message = "not trained again: the materials are not those of the entry"
         return Verification((*links, Link("parameters", None, message)))
-    weights, schedule = recipe.weights, recipe.schedule
-    again = train(
-        spec,
-        dataset,
-        schedule,
-        seed=recipe.seed,
-        weights=weights,
-        initial=initial,
-        progress=progress,
-    )
-    found = parameter_hash(again.state.params, again.state.model_state)
-    return Verification((*links, _compared_parameters(entry, found, links)))
+    return Verification((*links, _compared_parameters(entry, trained_again(), links)))
 
 
 def check_parameters(entry: Entry, params: PyTree, model_state: PyTree) -> Link:
@@ -325,7 +404,7 @@ def check_parameters(entry: Entry, params: PyTree, model_state: PyTree) -> Link:
     return Link("parameters", holds, message)
 
 
-def prove_absences(recipe: Recipe, dataset: Dataset, salt: bytes) -> list[Proof]:
+def prove_absences(recipe: AnyRecipe, dataset: Dataset, salt: bytes) -> list[Proof]:
     """Proofs that the ids of a deletion are not among what remains; see `merkle.verify`.
 
     They hold for the root `data_after` of the entry and name its `requests`, so somebody who knows
@@ -334,7 +413,7 @@ def prove_absences(recipe: Recipe, dataset: Dataset, salt: bytes) -> list[Proof]
     Raises:
       InputError: if an id is still used.
     """
-    commitment = commit(dataset, trained_on(recipe.schedule, recipe.weights), salt)
+    commitment = commit(dataset, recipe.remaining, salt)
     return [prove_absence(commitment, example) for example in recipe.forget]
 
 
@@ -348,10 +427,9 @@ def _materials(entry, recipe, spec, dataset, salt, initial) -> Iterator[Link]:
     yield same("requests", salted_ids(salt, recipe.forget), "list of deleted ids")
     yield same("spec", description_hash(spec.describe()), "specification")
     yield same("seed", recipe.seed, "seed")
-    yield same("schedule", _salted_array(salt, "schedule", recipe.schedule), "schedule")
+    yield same("schedule", _salted_array(salt, "schedule", recipe.order), "schedule")
     yield same("weights", _salted_array(salt, "weights", recipe.weights), "list of weights")
-    start = None if initial is None else tree.content_hash(tree.to_host(initial))
-    yield same("initial", start, "state at the start")
+    yield same("initial", initial, "state at the start")
     if whole.holds:  # another recipe may name ids that the data set does not have
         yield from _data_links(entry, recipe, dataset, salt)
 
@@ -362,7 +440,7 @@ def _data_links(entry, recipe, dataset, salt) -> Iterator[Link]:
         message = f"the data set has {len(dataset)} examples, the recorded one {size}"
         yield Link("dataset", False, message)
         return
-    remaining = trained_on(recipe.schedule, recipe.weights)
+    remaining = recipe.remaining
     if np.isin(as_ids(recipe.forget), remaining).any():
         yield Link("remaining data", False, "a deleted example is still used")
         return

@@ -1,6 +1,7 @@
 """Products with the inverse of a damped curvature, `(H + damping I)^-1 v`, in three ways.
 
-- `conjugate_gradients`: scipy's. For a positive definite matrix; the residual says how exact it is.
+- `conjugate_gradients`: `unroll.unrolling.conjugate_gradients`. For a positive definite matrix; the
+  residual says how exact it is.
 - `lissa`: the Neumann series as a recursion (Agarwal et al., arXiv 1602.03943; for influence Koh
   and Liang, arXiv 1703.04730), each term with the curvature of one batch,
 
@@ -24,29 +25,16 @@ full rank would then be the only case that can be checked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from unroll.checks import positive_number, whole_number
 from unroll.errors import DivergenceError, InputError
+from unroll.unrolling.conjugate_gradients import Solution, relative_residual
+from unroll.unrolling.conjugate_gradients import conjugate_gradients as solve
 from unroll.unrolling.lanczos import SymmetricOperator, lanczos, random_vector
-
-
-class Solution(NamedTuple):
-    """An approximate `(H + damping I)^-1 v`.
-
-    Attributes:
-      vector: float64 `[P]`.
-      products: products with an operator that it took, the one for the residual included.
-      info: iterations, `relative_residual` (`||(H + damping) x - v|| / ||v||`), and a `warning`
-        where there is something to say.
-    """
-
-    vector: np.ndarray
-    products: int
-    info: dict[str, Any]
 
 
 def conjugate_gradients(
@@ -70,27 +58,8 @@ def conjugate_gradients(
       InputError: if a number is out of range.
       DivergenceError: if the result is not finite.
     """
-    from scipy.sparse.linalg import LinearOperator, cg
-
-    whole_number("iterations", iterations)
-    positive_number("tolerance", tolerance)
     multiply = _damped(operator, damping)
-    done = 0
-
-    def count(_):
-        nonlocal done
-        done += 1
-
-    matrix = LinearOperator((len(vector),) * 2, multiply, dtype=np.float64)
-    # It starts from 0, which takes no product.
-    found, _ = cg(matrix, vector, rtol=tolerance, maxiter=iterations, callback=count)
-    product = multiply(found)
-    info = _info(found, product, vector, done)
-    if float(found @ product) < 0:
-        info["warning"] = "the curvature is negative along the step; raise the damping"
-    elif info["relative_residual"] > 2 * tolerance:
-        info["warning"] = f"conjugate gradients stopped at {info['relative_residual']:.2g}"
-    return Solution(found, done + 1, info)
+    return solve(multiply, vector, iterations=iterations, tolerance=tolerance)
 
 
 def lissa(
@@ -193,9 +162,5 @@ def _damped(operator: SymmetricOperator, damping: float):
 def _info(
     found: np.ndarray, product: np.ndarray, vector: np.ndarray, iterations: int
 ) -> dict[str, Any]:
-    if not np.isfinite(found).all() or not np.isfinite(product).all():
-        raise DivergenceError("the inverse product is not finite; raise the damping")
-    scale = max(float(np.linalg.norm(vector)), np.finfo(np.float64).tiny)
-    with np.errstate(over="ignore"):  # an infinite residual is one
-        residual = float(np.linalg.norm(product - vector)) / scale
+    residual = relative_residual(found, product, vector)
     return {"iterations": iterations, "relative_residual": residual}

@@ -1,6 +1,7 @@
 """Which examples every stored thing depends on.
 
     record_run(store, run)                              after training, with the run at hand
+    record_training(store, spec, data, schedule)        the same with the arguments of `train`
     record(store, address, {fingerprint: ids}, kind)    for anything else
     dependents(store, fingerprint, ids)                 what carries any of these examples
     purge.purge(store, fingerprint, ids, dry_run=False) removes it; hashes stay
@@ -36,9 +37,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from unroll.checkpoint import Store
+from unroll.data.dataset import Dataset
 from unroll.data.ids import IdsLike, as_ids
 from unroll.deletion.lineage_files import (
     decoded,
@@ -51,7 +54,9 @@ from unroll.deletion.lineage_files import (
     read_lineage,
     write_lineage,
 )
-from unroll.training.run import Run, run_identity
+from unroll.training.run import Run, check_inputs, run_identity
+from unroll.training.spec import TrainSpec, description_hash
+from unroll.training.step import initial_state
 
 EXACT_METHODS = ("replay", "retrain")
 """Methods whose result is bit for bit that of a training without what they forget."""
@@ -155,18 +160,52 @@ def record_run(
       initial: what the state depends on that the run started from, `{}` for none of this project's
         data. Without it a run that was given a state depends on everything.
     """
-    every_slot = bool(run.state.model_state) and not weighted_statistics
-    for array in (run.schedule, run.weights):
-        keep_array(store, array)
-    ids = trained_on(run.schedule, run.weights, every_slot)
+    recipe = (run.spec, run.dataset, run.seed, run.schedule, run.weights, run.initial)
     before = None if initial is None else _checked(initial)
-    parts = _united([{run.dataset.fingerprint: ids}, before or {}])
-    if run.initial is not None and before is None:
+    every_slot = bool(run.state.model_state) and not weighted_statistics
+    _record_recipe(store, recipe, before, every_slot)
+
+
+def record_training(
+    store: Store,
+    spec: TrainSpec,
+    dataset: Dataset,
+    schedule: np.ndarray,
+    *,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
+    weighted_statistics: bool = False,
+) -> str:
+    """Like `record_run`, with the arguments of `train`, be it before, during or after training.
+
+    Returns:
+      The address that the run has, or will have.
+
+    Raises:
+      InputError: if the arguments do not fit together.
+    """
+    schedule, weights = check_inputs(spec, dataset, schedule, weights)
+    first = jax.ShapeDtypeStruct((1, *dataset.example_shape), dataset.inputs.dtype)
+    made = jax.eval_shape(lambda inputs: initial_state(spec, jax.random.key(0), inputs), first)
+    every_slot = bool(made.model_state) and not weighted_statistics
+    return _record_recipe(store, (spec, dataset, seed, schedule, weights, None), None, every_slot)
+
+
+def _record_recipe(store: Store, recipe: tuple, before, every_slot: bool) -> str:
+    """Keeps the arrays, the identity and the lineage of a run; returns its address."""
+    _, dataset, _, schedule, weights, initial = recipe
+    for array in (schedule, weights):
+        keep_array(store, array)
+    ids = trained_on(schedule, weights, every_slot)
+    parts = _united([{dataset.fingerprint: ids}, before or {}])
+    if initial is not None and before is None:
         parts = None
-    identity = run_identity(run.spec, run.dataset, run.seed, run.schedule, run.weights, run.initial)
-    store.describe(run.address, identity)
+    identity = run_identity(*recipe)
+    address = description_hash(identity)
+    store.describe(address, identity)
     extra = {"every_slot": every_slot, "initial": None if before is None else encoded(before)}
-    write_lineage(store.root / run.address, "run", parts, extra)
+    write_lineage(store.root / address, "run", parts, extra)
+    return address
 
 
 def dependence(store: Store, address: str) -> Dependence:

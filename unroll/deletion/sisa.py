@@ -32,158 +32,29 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from unroll import tree
 from unroll.checkpoint import Store
-from unroll.checks import seed_number, whole_number
+from unroll.checks import whole_number
 from unroll.data.dataset import Dataset
 from unroll.data.ids import IdsLike, as_ids
-from unroll.data.schedule import make_schedule
 from unroll.deletion.aggregation import aggregate
-from unroll.deletion.costs import check_epochs, first_stages, retraining_gradients, stage_gradients
-from unroll.deletion.sharding import Assignment
-from unroll.deletion.stages import Stage, train_alone, train_in_lanes
+from unroll.deletion.costs import first_stages
+from unroll.deletion.sisa_plan import SisaPlan, Work
+from unroll.deletion.sisa_training import Constituent, Training
 from unroll.errors import InputError
 from unroll.training.predict import predict
-from unroll.training.run import Progress, check_inputs
-from unroll.training.spec import TrainSpec, description_hash
-from unroll.training.step import initial_state
-from unroll.types import TrainState
+from unroll.training.run import Progress
+
+__all__ = ["Constituent", "DeletionCost", "Sisa", "SisaPlan", "Work", "train_sisa"]
 
 WIDTH = 8
 """Lanes of a device in batched mode, where there are that many shards."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SisaPlan:
-    """Everything that determines a SISA system, but for what has been deleted.
-
-    Attributes:
-      spec: how constituents are trained.
-      dataset: the training set, N examples. Rows of deleted examples are never read.
-      assignment: the shard and slice of each example.
-      epochs: of each of the R stages, see `unroll.deletion.costs.slice_epochs`.
-      batch_size: slots per step. The last batch of an epoch is filled up with empty slots.
-      seed: of initialisations, schedules and noise.
-
-    Raises:
-      InputError: if these do not fit together.
-    """
-
-    spec: TrainSpec
-    dataset: Dataset
-    assignment: Assignment
-    epochs: tuple[int, ...]
-    batch_size: int
-    seed: int = 0
-
-    def __post_init__(self):
-        if len(self.assignment) != len(self.dataset):
-            raise InputError(
-                f"the assignment is of {len(self.assignment)} examples, the training set has "
-                f"{len(self.dataset)}"
-            )
-        epochs = check_epochs(self.epochs, self.assignment.slices)
-        object.__setattr__(self, "epochs", epochs)
-        whole_number("batch_size", self.batch_size)
-        seed_number(self.seed)
-        check_inputs(self.spec, self.dataset, np.zeros((1, 1), np.int32), None)
-
-    @functools.cached_property
-    def seeds(self) -> np.ndarray:
-        """uint32 `[S, R + 1]`: seeds of each constituent's initialisation and of its stages."""
-        shards, slices = self.assignment.shards, self.assignment.slices
-        return np.array(_seeds(jax.random.key(self.seed), shards, slices + 1))
-
-    def describe(self) -> dict[str, Any]:
-        """All but the data, as a JSON-able dictionary."""
-        return {
-            "spec": self.spec.describe(),
-            "assignment": self.assignment.hash,
-            "epochs": list(self.epochs),
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-        }
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 (hex) of the description."""
-        return description_hash(self.describe())
-
-    @property
-    def passes(self) -> float:
-        """Example gradients of the training, in passes over the training set."""
-        gradients = stage_gradients(self.assignment.counts(), self.epochs)
-        return float(gradients.sum() / len(self.dataset))
-
-    def kept(self, removed: np.ndarray) -> np.ndarray:
-        """bool `[N]`: which examples are not in a list of ids."""
-        kept = np.ones(len(self.dataset), bool)
-        kept[removed] = False
-        return kept
-
-    def steps(self, kept: np.ndarray | None = None) -> np.ndarray:
-        """int64 `[S, R]`: steps of each stage, on all examples or on those that are kept."""
-        counts = np.cumsum(self.assignment.counts(kept), axis=1)
-        return np.asarray(self.epochs) * -(-counts // self.batch_size)
-
-    def initial(self, shard: int) -> TrainState:
-        """State of a constituent before its first stage, on the host."""
-        key = jax.random.key(int(self.seeds[shard, 0]))
-        return tree.to_host(initial_state(self.spec, key, self.dataset.inputs))
-
-    def stage(self, shard: int, last: int, kept: np.ndarray, initial: TrainState) -> Stage | None:
-        """The stage of a constituent that reads what is left of its slices 0 to `last`.
-
-        Returns:
-          The stage, `None` if nothing is left.
-        """
-        ids = self.assignment.members(shard, last, kept)
-        if not len(ids):
-            return None
-        places, seed = self.assignment.place[ids], int(self.seeds[shard, 1 + last])
-        schedule = make_schedule(seed, places, self.batch_size, self.epochs[last])
-        return Stage(shard, last, self._data(ids, places), schedule, seed, initial)
-
-    def _data(self, ids: np.ndarray, places: np.ndarray) -> Dataset:
-        source, rows = self.dataset, self.assignment.capacity
-        inputs = np.zeros((rows, *source.example_shape), source.inputs.dtype)
-        labels = np.zeros(rows, np.int32)
-        inputs[places], labels[places] = source.inputs[ids], source.labels[ids]
-        fields = dict(inputs=inputs, labels=labels, groups=None, true_labels=None)
-        return dataclasses.replace(source, **fields)
-
-    def erase(self, removed: IdsLike) -> SisaPlan:
-        """The plan with zeros in the rows of deleted examples; nothing that is trained changes.
-
-        Raises:
-          InputError: if an id is out of range.
-        """
-        ids = as_ids(removed, len(self.dataset))
-        changed = {}
-        for name in ("inputs", "labels", "groups", "true_labels"):
-            values = getattr(self.dataset, name)
-            if values is not None:
-                changed[name] = values.copy()
-                changed[name][ids] = 0
-        return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, **changed))
-
-
-@functools.partial(jax.jit, static_argnames=("shards", "count"))
-def _seeds(key: jax.Array, shards: int, count: int) -> jax.Array:
-    def of_shard(shard):
-        own = jax.random.fold_in(key, shard)
-        numbers = jnp.arange(count)
-        return jax.vmap(lambda number: jax.random.bits(jax.random.fold_in(own, number)))(numbers)
-
-    return jax.vmap(of_shard)(jnp.arange(shards))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,34 +62,20 @@ class DeletionCost:
     """What a deletion takes, whatever of it a store held already.
 
     Attributes:
-      example_gradients: of the stages that are trained again.
+      example_gradients: of the stages that are trained again; see `Work` for constant work.
       seconds: of their training, compilation not counted.
       slices: number of those stages.
-      shards: number of constituents that change.
+      shards: number of constituents that change; with constant work, that are worked on.
+      steps: of those stages.
+      bytes_written: of the states that go to the store.
     """
 
     example_gradients: int
     seconds: float
     slices: int
     shards: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Constituent:
-    """The model of one shard.
-
-    Attributes:
-      shard: number of its shard.
-      state: its state after the last stage, on the host.
-      before: states after the other stages, in memory if there is no store; `None` for a stage
-        without examples.
-      addresses: where the state after each stage lies in a store; `None` as above.
-    """
-
-    shard: int
-    state: TrainState
-    before: tuple[TrainState | None, ...]
-    addresses: tuple[str | None, ...]
+    steps: int = 0
+    bytes_written: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -264,11 +121,15 @@ class Sisa:
     @property
     def state_bytes(self) -> int:
         """Bytes of the states after all stages, which is what deletions start from."""
+        return self._bytes * sum(address is not None for _, _, address in self._stages())
+
+    @property
+    def _bytes(self) -> int:
+        """Bytes of one state."""
         leaves = jax.tree.leaves(self.present[0].state)
-        one = sum(
+        return sum(
             np.asarray(jax.random.key_data(x) if tree.is_key(x) else x).nbytes for x in leaves
         )
-        return one * sum(address is not None for _, _, address in self._stages())
 
     def lineage(self) -> dict[str, np.ndarray]:
         """Addresses of all stages, and the ids of the examples that each of them depends on."""
@@ -287,12 +148,27 @@ class Sisa:
         ]
 
     def delete(
-        self, ids: IdsLike, *, progress: Progress | None = None
+        self,
+        ids: IdsLike,
+        *,
+        constant_work: bool = False,
+        bound: int = 1,
+        progress: Progress | None = None,
     ) -> tuple[Sisa, DeletionCost]:
         """Deletes examples exactly; a deletion that was killed goes on from the store.
 
+        With constant work, steps, the slots of their batches, and the number of states that are
+        written, of one size before compression, depend on the number of examples alone, and up to the bound not even on
+        that: K constituents are trained from their first stage on, each stage as long as the
+        longest one before any deletion. What is not needed is thrown away; where it would have been
+        written, noise is. No bit of the result changes. It does not hide what
+        `unroll.deletion.side_channels` lists.
+
         Args:
-          ids: the examples, in any order; none at all costs nothing.
+          ids: the examples, in any order; none at all cost nothing, or with constant work as much
+            as one, so that a refused request can look like another.
+          constant_work: whether to work on `K = min(S, max(bound, len(ids)))` constituents.
+          bound: up to so many examples look like so many.
           progress: called with (steps done, steps in all).
 
         Returns:
@@ -306,24 +182,21 @@ class Sisa:
         """
         plan = self.plan
         new = _check_removed(plan, ids, self.removed)
-        if not len(new):
+        work = plan.work(new, removed=self.removed, constant_work=constant_work, bound=bound)
+        if not work.shards:
             return self, DeletionCost(0, 0.0, 0, 0)
         removed = np.union1d(self.removed, new)
         first = first_stages(plan.assignment, new)
-        touched = np.flatnonzero(first < plan.assignment.slices)
-        training = _Training(self, plan.kept(removed), first, progress)
-        changed = training.run(touched.tolist())
+        touched = np.flatnonzero(first < plan.assignment.slices).tolist()
+        covering = work.shards if constant_work else 0
+        training = Training(self, plan.kept(removed), first, covering, progress)
+        changed = training.run(touched)
         constituents = tuple(changed.get(s, old) for s, old in enumerate(self.constituents))
-        counts = plan.assignment.counts(plan.kept(removed))
-        cost = DeletionCost(
-            int(retraining_gradients(counts, plan.epochs, first).sum()),
-            training.seconds,
-            training.trained,
-            len(touched),
-        )
+        written = 0 if self.store is None else self._bytes * work.stages
+        parts = work.example_gradients, training.seconds, work.stages, work.shards, work.steps
         seconds = self.seconds + training.seconds
         made = dict(removed=removed, constituents=constituents, seconds=seconds)
-        return dataclasses.replace(self, **made), cost
+        return dataclasses.replace(self, **made), DeletionCost(*parts, written)
 
     def logits(self, dataset: Dataset) -> np.ndarray:
         """Logits float32 `[K, M, C]` of the K constituents that do not abstain."""
@@ -376,7 +249,7 @@ def train_sisa(
     width = min(shards, WIDTH) if width is None else whole_number("width", width)
     blank = Sisa(plan, removed, (None,) * shards, mode, width, 0.0, store, mesh)
     nothing_known = np.zeros(shards, np.int64)
-    training = _Training(blank, plan.kept(removed), nothing_known, progress)
+    training = Training(blank, plan.kept(removed), nothing_known, progress=progress)
     trained = training.run(list(range(shards)))
     constituents = tuple(trained[shard] for shard in range(shards))
     return dataclasses.replace(blank, constituents=constituents, seconds=training.seconds)
@@ -393,80 +266,3 @@ def _check_removed(plan: SisaPlan, ids: IdsLike, gone: np.ndarray) -> np.ndarray
     if len(unique) + len(gone) == len(plan.dataset):
         raise InputError("deletion: no example would be left; retain at least one")
     return unique
-
-
-class _Training:
-    """Trains constituents from the first stages that have changed.
-
-    Attributes:
-      seconds: of the stages that have changed.
-      trained: number of those stages.
-    """
-
-    def __init__(self, old: Sisa, kept: np.ndarray, first: np.ndarray, progress: Progress | None):
-        self._old, self._kept, self._first = old, kept, first
-        self._progress = progress
-        self.seconds, self.trained = 0.0, 0
-
-    def run(self, shards: Sequence[int]) -> dict[int, Constituent | None]:
-        """The constituents of some shards on what is kept."""
-        plan = self._old.plan
-        lengths, done = plan.steps(self._kept)[shards], 0
-        states = {shard: [plan.initial(shard)] for shard in shards}
-        addresses: dict[int, list[str | None]] = {shard: [] for shard in shards}
-        for number in range(plan.assignment.slices):
-            stages = []
-            for shard in shards:
-                known = self._known(shard, number)
-                if known is not None:
-                    addresses[shard].append(known[0])
-                    states[shard].append(known[1])
-                else:
-                    stages.append((shard, self._stage(shard, number, states[shard])))
-            self._train(stages, number, states, addresses, (done, int(lengths.sum())))
-            done += int(lengths[:, number].sum())
-        return {
-            shard: self._constituent(shard, states[shard], addresses[shard]) for shard in shards
-        }
-
-    def _known(self, shard: int, number: int) -> tuple[str | None, TrainState | None] | None:
-        """Address and state after a stage that has not changed, if it is in memory."""
-        old = self._old.constituents[shard]
-        if number >= self._first[shard] or self._old.store is not None or old is None:
-            return None
-        return old.addresses[number], old.before[number]
-
-    def _stage(self, shard: int, number: int, states: list[TrainState | None]) -> Stage | None:
-        latest = next(state for state in reversed(states) if state is not None)
-        return self._old.plan.stage(shard, number, self._kept, latest)
-
-    def _train(self, stages, number: int, states, addresses, span: tuple[int, int]) -> None:
-        old, work = self._old, [stage for _, stage in stages if stage is not None]
-        settings = dict(store=old.store, progress=self._report(*span))
-        if old.mode == "batched":
-            settings |= dict(width=old.width, mesh=old.mesh)
-            settings["steps"] = int(old.plan.steps()[:, number].max())
-            results = train_in_lanes(old.plan.spec, work, **settings)
-        else:
-            results = train_alone(old.plan.spec, work, **settings)
-        found = {stage.shard: result for stage, result in zip(work, results, strict=True)}
-        for shard, _ in stages:
-            result = found.get(shard)
-            if result is not None and old.store is not None:
-                states[shard] = [None] * len(states[shard])  # the store has them
-            states[shard].append(None if result is None else result.state)
-            addresses[shard].append(None if result is None else result.address)
-            if result is not None and number >= self._first[shard]:
-                self.seconds += result.seconds
-                self.trained += 1
-
-    def _report(self, done: int, total: int) -> Progress | None:
-        if self._progress is None:
-            return None
-        return lambda steps, _: self._progress(done + steps, total)
-
-    def _constituent(self, shard: int, states, addresses) -> Constituent | None:
-        _, *before, last = states
-        if last is None:
-            return None
-        return Constituent(shard, last, tuple(before), tuple(addresses))

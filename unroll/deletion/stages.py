@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ from unroll.errors import DivergenceError, InputError
 from unroll.training import devices, loop
 from unroll.training.devices import MODELS
 from unroll.training.record import Record
-from unroll.training.run import Progress, check_inputs, run_identity, train
+from unroll.training.run import Progress, check_inputs, fit, run_identity, train
 from unroll.training.spec import TrainSpec, description_hash
 from unroll.training.step import Examples, train_step
 from unroll.training.timing import Stopwatch
@@ -58,6 +59,7 @@ class Stage:
       schedule: int32 `[T, B]` places.
       seed: seed of augmentation and dropout.
       initial: state before the stage, on the host.
+      stored: whether the state after it goes to the store, where there is one.
     """
 
     shard: int
@@ -66,6 +68,7 @@ class Stage:
     schedule: np.ndarray
     seed: int
     initial: TrainState
+    stored: bool = True
 
     def __str__(self) -> str:
         return f"shard {self.shard}, slice {self.slice}"
@@ -83,6 +86,7 @@ def train_alone(
     spec: TrainSpec,
     stages: Sequence[Stage],
     *,
+    steps: int | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
 ) -> list[StageResult]:
@@ -91,24 +95,64 @@ def train_alone(
     Args:
       spec: how to train.
       stages: what to train.
+      steps: every stage takes so many, at least its own; those beyond are its first ones again,
+        whose outcome is thrown away.
       store: finished stages are read back from here, and killed ones go on.
       progress: called with (steps done, steps in all), all stages together.
 
     Raises:
       DivergenceError: if one diverges; the message names shard, slice and step.
     """
-    results, total = [], sum(len(stage.schedule) for stage in stages)
-    before = 0
-    for stage in stages:
-        settings = dict(seed=stage.seed, initial=stage.initial, store=store)
+    lengths = [len(stage.schedule) if steps is None else steps for stage in stages]
+    results, total, before = [], sum(lengths), 0
+    for stage, length in zip(stages, lengths, strict=True):
+        kept = store if stage.stored else None
+        settings = dict(seed=stage.seed, initial=stage.initial, store=kept)
         report = _begun(progress, before, total)
         try:
             run = train(spec, stage.data, stage.schedule, progress=report, **settings)
         except DivergenceError as error:
             raise DivergenceError(f"{stage}: {error}") from None
-        results.append(StageResult(run.state, run.address, run.seconds))
-        before += len(stage.schedule)
+        spent = _train_in_vain(spec, stage, length) if length > len(stage.schedule) else 0.0
+        results.append(StageResult(run.state, run.address, run.seconds + spent))
+        before += length
+        if progress is not None:
+            progress(before, total)
     return results
+
+
+def _train_in_vain(spec: TrainSpec, stage: Stage, steps: int) -> float:
+    """Takes the steps that a stage lacks, by the program of one that has them all; the seconds.
+
+    The first steps once more, since those are known not to diverge; steps without examples might
+    divide by nothing.
+    """
+    schedule = np.resize(stage.schedule, (steps, stage.schedule.shape[1]))
+    weights, key = np.ones(len(stage.data), np.float32), jax.random.key(stage.seed)
+    watch = Stopwatch()
+    fit(spec, stage.data, stage.initial, schedule, weights, key, start=len(stage.schedule))
+    return watch.seconds()
+
+
+def store_noise(store: Store, like: TrainState, steps: int, description: str) -> None:
+    """Stores an entry that looks like the state after a stage and says nothing.
+
+    Args:
+      store: where.
+      like: a state, for shapes and dtypes.
+      steps: of the stage.
+      description: what is written beside it; its length is seen.
+    """
+
+    def noise(leaf):
+        leaf = np.asarray(jax.random.key_data(leaf) if tree.is_key(leaf) else leaf)
+        drawn = generator.standard_normal(leaf.shape)
+        return drawn.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf * 0
+
+    generator, address = np.random.default_rng(), secrets.token_hex(32)
+    value = {"state": jax.tree.map(noise, like), "losses": noise(np.zeros(steps, np.float32))}
+    store.describe(address, {"noise": description})
+    store.write(address, steps, value, {"kind": "snapshot", "seconds": float(generator.random())})
 
 
 def _begun(progress: Progress | None, before: int, total: int) -> Progress | None:
@@ -123,6 +167,7 @@ def train_in_lanes(
     *,
     width: int,
     steps: int,
+    groups: int = 0,
     mesh: Mesh | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
@@ -135,6 +180,8 @@ def train_in_lanes(
       width: lanes on a device.
       steps: length of the program's schedule, at least that of every stage. The bits belong to it,
         so it must not depend on what has been deleted.
+      groups: so many groups of lanes take all steps of the program, whatever of them is needed;
+        with 0 no lane goes further than the stages do.
       mesh: devices, by default all of this process; a group of lanes at a time on each.
       store: finished stages are read back from here, and killed ones go on.
       progress: called with (steps done, steps in all), all stages together.
@@ -147,10 +194,11 @@ def train_in_lanes(
         return []
     mesh = devices.model_mesh(jax.local_devices()) if mesh is None else mesh
     _check_lanes(stages, width, steps, mesh)
-    groups: dict[int, list[Stage]] = {}
+    members: dict[int, list[Stage]] = {}
     for stage in stages:
-        groups.setdefault(stage.shard // width, []).append(stage)
-    chosen, results = [groups[group] for group in sorted(groups)], {}
+        members.setdefault(stage.shard // width, []).append(stage)
+    chosen, results = [members[group] for group in sorted(members)], {}
+    chosen += [[]] * (groups - len(chosen))
     total, before = sum(len(stage.schedule) for stage in stages), 0
     for begin in range(0, len(chosen), mesh.size):
         together = chosen[begin : begin + mesh.size]
@@ -159,9 +207,10 @@ def train_in_lanes(
         ]
         for device, group in enumerate(together):
             for stage in group:
-                place = device * width + stage.shard % width
-                lanes[place] = _Lane(spec, stage, stage, width, steps, store)
-        _train_lanes(spec, lanes, mesh, _begun(progress, before, total))
+                place, kept = device * width + stage.shard % width, store if stage.stored else None
+                lanes[place] = _Lane(spec, stage, stage, width, steps, kept)
+        end = steps if groups else max(lane.end for lane in lanes)
+        _train_lanes(spec, lanes, mesh, end, _begun(progress, before, total))
         for lane in lanes:
             if lane.stage is not None:
                 results[lane.stage.shard] = lane.result()
@@ -245,12 +294,13 @@ class _Lane:
 
 
 def _train_lanes(
-    spec: TrainSpec, lanes: Sequence[_Lane], mesh: Mesh, progress: Progress | None
+    spec: TrainSpec, lanes: Sequence[_Lane], mesh: Mesh, end: int, progress: Progress | None
 ) -> None:
-    """Trains the lanes of one group on each device to their ends."""
+    """Trains the lanes of one group on each device to their ends, and goes on to step `end`."""
     working = [lane for lane in lanes if lane.start < lane.end]
     total = sum(lane.end for lane in lanes)
-    if not working:
+    first = min((lane.start for lane in working), default=0)
+    if not working and end == max(lane.end for lane in lanes):
         if progress is not None:
             progress(total, total)
         return
@@ -270,10 +320,9 @@ def _train_lanes(
     def advance_to(carry, begin, stop):
         return _advance_lanes(spec, mesh, *carry, *fixed, begin, stop)
 
-    first, last = min(lane.start for lane in working), max(lane.end for lane in working)
     watch, waiting = Stopwatch(), 0.0
-    for position, (states, losses) in loop.chunks(advance_to, carry, first, last):
-        elapsed = (watch.seconds() - waiting) / len(working)  # shared out among the lanes
+    for position, (states, losses) in loop.chunks(advance_to, carry, first, end):
+        elapsed = (watch.seconds() - waiting) / max(len(working), 1)  # shared out among the lanes
         losses = np.asarray(losses)
         for number, lane in enumerate(lanes):
             if lane.stage is not None:

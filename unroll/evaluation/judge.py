@@ -83,15 +83,21 @@ class Judge:
         count, random = min(*sizes.values(), MOST_ATTACKED), np.random.default_rng(0)
         self._attacked = {split: random.permutation(size)[:count] for split, size in sizes.items()}
 
-    def model(self, params: Params, model_state: PyTree) -> Model:
+    def model(self, params: Params, model_state: PyTree, spec: TrainSpec | None = None) -> Model:
         """Computes the logits of a model on forget, retain and test set.
+
+        Args:
+          params: its parameters.
+          model_state: its other variables.
+          spec: how it predicts, if it is not one of the request's models.
 
         Raises:
           DivergenceError: if a logit is not finite: the model is broken, whatever its parameters.
         """
-        on_train = predict(self._spec, params, model_state, self._train)
+        spec = spec or self._spec
+        on_train = predict(spec, params, model_state, self._train)
         logits = {split: on_train[ids] for split, ids in self._ids.items()}
-        logits["test"] = predict(self._spec, params, model_state, self._test)
+        logits["test"] = predict(spec, params, model_state, self._test)
         for split, values in logits.items():
             if not np.isfinite(values).all():
                 raise DivergenceError(f"the model diverged: logits on the {split} set not finite")
@@ -103,6 +109,7 @@ class Judge:
         original: Model,
         twin: Model,
         independents: list[Model],
+        own_kind: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yields `{metric, split, value, oracle, at}` (and `note`) for every metric of a model.
 
@@ -111,11 +118,14 @@ class Judge:
           original: the model before unlearning.
           twin: the coupled oracle.
           independents: the independent oracles; the model itself must not be among them.
+          own_kind: what model, original and twin are, in words, if not what the independents are.
+            Then each comparison says what was compared, and distances in absolute units, which
+            mean nothing beside those of other methods, have a reason instead of a value.
         """
-        yield from self._distances(model, original, twin)
-        yield from self._own(model)
+        found = [*self._distances(model, original, twin), *self._own(model)]
         for name, oracles in ("twin", [twin]), ("independent", independents):
-            yield from self._gaps(model, name, oracles)
+            found += self._gaps(model, name, oracles)
+        yield from found if own_kind is None else (_of_own_kind(row, own_kind) for row in found)
 
     def _distances(self, model, original, twin) -> Iterator[dict[str, Any]]:
         row = {"split": None, "oracle": "twin", "at": None}
@@ -174,3 +184,22 @@ class Judge:
         own = model.accuracies, model.attack.efficacy
         values = [tow_mia(*own, oracle.accuracies, oracle.attack.efficacy) for oracle in oracles]
         yield {"metric": "tow_mia", "split": None, "value": float(np.mean(values)), **row}
+
+
+def _of_own_kind(row: dict[str, Any], words: str) -> dict[str, Any]:
+    """A value of a model that is not of the study's kind, with what it was compared with."""
+    if row["metric"] in ("verification_error", "no_unlearning_distance"):
+        note = (
+            f"not applicable: {words} has other parameters than the study's models, so a distance "
+            "in their units cannot be compared; see the relative verification error"
+        )
+        return {**row, "value": None, "note": note}
+    if row.get("note") or row["oracle"] is None:
+        return row
+    if row["oracle"] == "twin":
+        note = (
+            f"compared with {words} trained from scratch without the forget set, not with `retrain`"
+        )
+    else:
+        note = f"the gap of {words} to independent single models, and not of forgetting alone"
+    return {**row, "note": note}

@@ -8,6 +8,7 @@ does nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,28 +20,53 @@ from unroll.evaluation.work import Work, tangents, training, unlearning
 from unroll.training.estimate import is_finished
 from unroll.training.record import Record
 from unroll.training.run import check_inputs, run_identity
-from unroll.training.spec import description_hash
+from unroll.training.spec import TrainSpec, description_hash
+
+
+class Training(NamedTuple):
+    """A run of a study, by the arguments of `train`.
+
+    Attributes:
+      spec: how.
+      schedule: int32 `[T, B]`.
+      seed: of the run.
+      weights: `[N]`, `None` for ones.
+      record: which states are kept.
+    """
+
+    spec: TrainSpec
+    schedule: np.ndarray
+    seed: int
+    weights: np.ndarray | None = None
+    record: Record = Record()
+
+
+def study_trainings(study: Study) -> Iterator[Training]:
+    """All runs of a study on its training set: independents, originals, twins; see `run_study`."""
+    retained = retain_ids(study.forget, len(study.train))
+    for seed in study.independent_seeds:
+        schedule = study.schedule(seed, retained)
+        yield Training(study.independent_spec or study.spec, schedule, seed)
+    twin = without_ids(len(study.train), study.forget)
+    for seed in study.train_seeds:
+        schedule = study.schedule(seed)
+        yield Training(study.spec, schedule, seed, record=Record(every=study.record_every))
+        yield Training(study.spec, schedule, seed, twin)
 
 
 def study_work(study: Study, store: Store | None = None) -> Iterator[Work]:
     """Trainings and uses of methods of a study; see `run_study`."""
     everyone, spec = study.train, study.spec
-    independent = study.independent_spec or spec
-    retained = retain_ids(study.forget, len(everyone))
-    for seed in study.independent_seeds:
-        schedule = study.schedule(seed, retained)
-        if not is_finished(store, independent, everyone, schedule, seed=seed):
-            yield training(independent, everyone, schedule)
+    for run in study_trainings(study):
+        options = dict(seed=run.seed, weights=run.weights, record=run.record)
+        if not is_finished(store, run.spec, everyone, run.schedule, **options):
+            in_memory = run.record.every and store is None
+            kept = run.record.snapshot_steps(len(run.schedule)) if in_memory else ()
+            yield training(run.spec, everyone, run.schedule, snapshots=len(kept))
     record = Record(every=study.record_every)
-    twin = without_ids(len(everyone), study.forget)
     for seed in study.train_seeds:
         schedule = study.schedule(seed)
         kept = record.snapshot_steps(len(schedule))
-        if not is_finished(store, spec, everyone, schedule, seed=seed, record=record):
-            snapshots = len(kept) if store is None else 0
-            yield training(spec, everyone, schedule, snapshots=snapshots)
-        if not is_finished(store, spec, everyone, schedule, seed=seed, weights=twin):
-            yield training(spec, everyone, schedule)
         identity = run_identity(spec, everyone, seed, *check_inputs(spec, everyone, schedule, None))
         address = description_hash(identity)
         for method in study.compared:

@@ -221,8 +221,10 @@ class _SeedStudy:
         identity = (method.name, method.hyperparameters, method_seed)
         try:
             with self.progress(f"seed {self.seed}: {method}") as report:
-                result = apply_method(method, method_seed, self.problem, self.store, report)
-            model = self.judge.model(result.params, result.model_state)
+                result = apply_method(
+                    method, method_seed, self.problem, self.store, report, own_kinds=True
+                )
+            return self._judged(identity, result)
         except (DivergenceError, InputError) as error:
             # A method that fails on this run is a row of missing values; the others are not lost.
             missing = {"value": None, "note": str(error)}
@@ -230,11 +232,22 @@ class _SeedStudy:
                 dataclasses.replace(record, **missing)
                 for record in self._row(identity, self.original, {})
             ]
-        costs = self._costs(result.example_gradients, result.seconds)
-        return self._row(identity, model, costs, note=result.info.get("warning"))
 
-    def _row(self, identity, model, costs, note=None) -> list[Record]:
-        compared = self.judge.compare(model, self.original, self.twin, self.independents)
+    def _judged(self, identity, result: Unlearned) -> list[Record]:
+        costs = self._costs(result.example_gradients, result.seconds)
+        note, own = result.info.get("warning"), result.own
+        if own is None:
+            model = self.judge.model(result.params, result.model_state)
+            return self._row(identity, model, costs, note)
+        model, original, twin = (
+            self.judge.model(*variables, own.spec)
+            for variables in ((result.params, result.model_state), own.original, own.twin)
+        )
+        return self._row(identity, model, costs, note, (original, twin), own.words)
+
+    def _row(self, identity, model, costs, note=None, coupled=None, own_kind=None) -> list[Record]:
+        original, twin = coupled or (self.original, self.twin)
+        compared = self.judge.compare(model, original, twin, self.independents, own_kind)
         common = self._common(*identity)
         return [Record(**{"note": note, **found}, **costs, **common) for found in compared]
 
@@ -304,13 +317,37 @@ def _code(method: Method) -> Any:
 
 
 def apply_method(
-    method: Method, seed: int, problem: Problem, store: Store | None, progress: Progress | None
+    method: Method,
+    seed: int,
+    problem: Problem,
+    store: Store | None,
+    progress: Progress | None,
+    *,
+    own_kinds: bool = False,
 ) -> Unlearned:
     """Applies a method, or reads its result back if the store has it.
 
-    The address is the hash of `method_identity`.
+    The address is the hash of `method_identity`. Models of another kind than the run's are not
+    stored here: what they are made of is in the store already.
+
+    Args:
+      method: which.
+      seed: of its key.
+      problem: what to forget.
+      store: where results lie.
+      progress: called with (steps done, steps in all).
+      own_kinds: whether the caller can deal with models that are not of the run's specification.
+
+    Raises:
+      InputError: if it cannot, and the method makes one.
+      DivergenceError: if the result is not finite.
     """
-    if store is None:
+    if method.own_kind and not own_kinds:
+        raise InputError(
+            f"{method} makes a model of its own kind, which is judged in a study only "
+            "(experiments/unlearn.py); leave it out here"
+        )
+    if store is None or method.own_kind:
         return method(jax.random.key(seed), problem, progress)
     run = problem.run
     identity = method_identity(method, seed, run.address, run.snapshots, problem.forget)

@@ -7,8 +7,12 @@ from unroll.problem import Method, Unlearned
 from unroll.training.further import further_sgd
 
 
-def finetune(learning_rate: float = 0.05, epochs: int = 1, batch_size: int = 64) -> Method:
+def finetune(learning_rate: float = 0.1, epochs: int = 4, batch_size: int = 64) -> Method:
     """Plain SGD steps on the retained examples, from the original model.
+
+    The defaults are the best of 12 by tug of war on a subset of CIFAR-10, where they reach 0.56 and
+    doing nothing 0.503 (configs/memorization/tuning_cifar10.py); on digits the best rate was 0.3.
+    The original was trained at 0.05 with momentum 0.9.
 
     Args:
       learning_rate: step size.

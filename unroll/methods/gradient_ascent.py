@@ -17,11 +17,15 @@ from unroll.unrolling.subspaces import parse_projection, retained_bases
 
 def gradient_ascent(
     learning_rate: float = 0.01,
-    epochs: int = 1,
-    batch_size: int = 32,
+    epochs: int = 4,
+    batch_size: int = 64,
     projection: str | None = None,
 ) -> Method:
     """Plain SGD steps up the loss of the forgotten examples, from the original model.
+
+    The defaults are the best of 12 by tug of war on a subset of CIFAR-10, where they reach 0.56 and
+    doing nothing 0.503 (configs/memorization/tuning_cifar10.py); on digits the best rate was 0.03.
+    At higher rates it diverges.
 
     Args:
       learning_rate: step size.

@@ -34,16 +34,17 @@ NEAR_ZERO = 1e-3
 
 
 def l1_sparse(
-    alpha: float = 1e-4,
-    learning_rate: float = 0.05,
-    epochs: int = 1,
+    alpha: float = 1e-2,
+    learning_rate: float = 0.1,
+    epochs: int = 2,
     batch_size: int = 64,
     over: str = "all",
 ) -> Method:
     """`finetune` with an L1 penalty that decays linearly over the epochs.
 
-    The defaults are those of `finetune`, not tuned, and alpha is the order of magnitude that the
-    paper's code uses [recalled, unverified]. RUM has 10 epochs, batches of 256, and SGD with rate
+    The defaults are the best of 12 by tug of war on a subset of CIFAR-10, where they reach 0.65 and
+    doing nothing 0.503 (configs/memorization/tuning_cifar10.py), alpha the largest tried; on digits
+    the best rate was 0.3, with the same alpha. RUM has 10 epochs, batches of 256, and SGD with rate
     0.01, momentum 0.9 and weight decay 5e-4. The info tells which share of the penalised weights
     is below `NEAR_ZERO`, before and after.
 

@@ -26,15 +26,17 @@ from unroll.unrolling.subspaces import parse_projection
 
 
 def neggrad_plus(
-    alpha: float = 0.95,
-    learning_rate: float = 0.05,
-    epochs: int = 1,
+    alpha: float = 0.8,
+    learning_rate: float = 0.1,
+    epochs: int = 2,
     batch_size: int = 64,
     projection: str | None = None,
 ) -> Method:
     """Plain SGD steps down the loss of retained examples and up that of forgotten ones.
 
-    The defaults are those of `finetune`, not tuned. RUM has alpha from 0.95 to 0.99, 5 epochs,
+    The defaults are the best of 12 by tug of war on a subset of CIFAR-10, where they reach 0.80 and
+    doing nothing 0.503 (configs/memorization/tuning_cifar10.py), alpha the smallest tried; on
+    digits the best alpha was 0.9, with the same rate. RUM has alpha from 0.95 to 0.99, 5 epochs,
     batches of 256, and SGD with rate 0.01, momentum 0.9 and weight decay 5e-4. The ascent is
     bounded nowhere: with a small alpha it diverges.
 

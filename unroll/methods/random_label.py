@@ -18,8 +18,8 @@ from unroll.unrolling.subspaces import parse_projection
 
 
 def random_label(
-    learning_rate: float = 0.05,
-    epochs: int = 1,
+    learning_rate: float = 0.1,
+    epochs: int = 4,
     batch_size: int = 64,
     retain: bool = True,
     redraw: bool = False,
@@ -27,7 +27,9 @@ def random_label(
 ) -> Method:
     """Plain SGD steps on forgotten examples with random labels, among the retained ones.
 
-    The defaults are those of `finetune`, not tuned. RUM has 10 epochs, batches of 256, and SGD with
+    The defaults are the best of 12 by tug of war on a subset of CIFAR-10, where they reach 0.89 and
+    doing nothing 0.503 (configs/memorization/tuning_cifar10.py), as many epochs as were tried; on
+    digits the best rate was 0.3. RUM has 10 epochs, batches of 256, and SGD with
     rate 0.1, momentum 0.9 and weight decay 5e-4.
 
     Args:

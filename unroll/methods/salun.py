@@ -33,8 +33,8 @@ from unroll.unrolling.subspaces import parse_projection
 
 def salun(
     fraction: float = 0.5,
-    learning_rate: float = 0.05,
-    epochs: int = 1,
+    learning_rate: float = 0.3,
+    epochs: int = 2,
     batch_size: int = 64,
     retain: bool = True,
     redraw: bool = False,
@@ -42,7 +42,9 @@ def salun(
 ) -> Method:
     """`random_label` on the share of the parameters with the largest gradients of the forget set.
 
-    The defaults are those of `random_label`, not tuned. RUM has 10 epochs, batches of 256, and SGD
+    The defaults are the best of 12 by tug of war on a subset of CIFAR-10, where they reach 0.72 and
+    doing nothing 0.503 (configs/memorization/tuning_cifar10.py), fraction the largest tried; on
+    digits the best were 0.1 and a rate of 1. RUM has 10 epochs, batches of 256, and SGD
     with rate 0.1, momentum 0.9 and weight decay 5e-4.
 
     Args:

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from unroll.evaluation.records import Record
 from unroll.report.formatting import display_labels, format_interval, format_number
-from unroll.report.summary import Missing, Row, Value, group_by, summarize
+from unroll.report.summary import Interval, Missing, Row, Value, group_by, summarize
 
-_CAPTION = "± half of the 95% interval over training seeds; other cells are means (see the report)"
+_CAPTION = "± half of the 95% interval over seeds; other cells are means; *: see the report's notes"
 _MEANS = (
     ("acc forget", ("accuracy", "forget", None)),
     ("retain", ("accuracy", "retain", None)),
@@ -52,10 +52,17 @@ def console_table(records: Iterable[Record]) -> Table:
 
 def _texts(row: Row) -> list[str]:
     error = row.relative_error
-    first = "n/a" if isinstance(error, Missing) else format_interval(error)
+    first = "n/a" if isinstance(error, Missing) else format_interval(error) + _mark(error)
     means = [row.cost_ratio_gradients, *(row.get(*key) for _, key in _MEANS)]
     return [first, *map(_mean, means)]
 
 
 def _mean(value: Value) -> str:
-    return "n/a" if isinstance(value, Missing) else format_number(float(f"{value.mean:.3g}"))
+    if isinstance(value, Missing):
+        return "n/a"
+    return format_number(float(f"{value.mean:.3g}")) + _mark(value)
+
+
+def _mark(value: Interval) -> str:
+    """What says that a value is to be read with care."""
+    return "*" if value.note else ""

@@ -274,6 +274,11 @@ def _write_legend(axes: Axes, points: Sequence[_Point]) -> None:
 def _write_omissions(figure: Figure, rows: Sequence[Row], points: Sequence[_Point]) -> None:
     drawn = {point.row.label for point in points}
     omitted = [row.label for row in rows if row.label not in drawn and row.role == "method"]
-    if omitted:
-        text = f"Not drawn, no cost or not an error for every seed: {', '.join(omitted)}"
+    noted = [point.label for point in points if point.error.note]
+    lines = (
+        ("Not drawn, no cost or not an error for every seed", omitted),
+        ("With a note in the report", noted),
+    )
+    text = "; ".join(f"{reason}: {', '.join(labels)}" for reason, labels in lines if labels)
+    if text:
         figure.text(0.1, 0.005, text, fontsize=7, color=MUTED, va="bottom")

@@ -1,0 +1,30 @@
+"""Digits: 500 mixed requests to a single MLP, approximate by one gradient until 16 examples wait.
+
+python experiments/serve_deletions.py --config=configs/deletion/serve_digits_budgeted.py
+
+The status of what was approximated stays `approximated` until the exact deletion, which comes when
+more than 16 examples are so, or the model has moved by more than 0.05. Neither bounds an error.
+
+Not measured yet, neither the numbers nor the minutes.
+"""
+
+import ml_collections
+from serving_config import serving_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = serving_config("serve_digits_budgeted", variant)
+    smoke = variant == "smoke"
+    config.service = "single"
+    config.dataset = "digits(num_train=128, num_test=50)" if smoke else "digits()"
+    config.model = "mlp(hidden=(16,))" if smoke else "mlp(hidden=(128, 128), activation='gelu')"
+    # What the one gradient takes for granted is best met by plain SGD.
+    config.optimizer.momentum = 0.0
+    config.optimizer.schedule = "constant"
+    config.epochs = 1 if smoke else 10
+    config.batch_size = 32
+    threshold = 4 if smoke else 16
+    config.policy = f"budgeted(method='single_gradient', threshold={threshold}, distance=0.05)"
+    config.drift_every = 2 if smoke else 10
+    return config

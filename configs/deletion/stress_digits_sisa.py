@@ -1,0 +1,21 @@
+"""Digits: 1,000 requests and 200 corrupted lines to a SISA system that is killed 20 times.
+
+python experiments/stress_deletions.py --config=configs/deletion/stress_digits_sisa.py
+
+Not measured yet, neither the numbers nor the minutes.
+"""
+
+import ml_collections
+from stress_config import stress_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = stress_config("stress_digits_sisa", variant)
+    smoke = variant == "smoke"
+    config.dataset = "digits(num_train=128, num_test=50)" if smoke else "digits()"
+    config.model = "mlp(hidden=(16,))" if smoke else "mlp(hidden=(128, 128), activation='gelu')"
+    config.epochs = 3 if smoke else 20
+    config.batch_size = 16
+    config.stream = f"mixed(requests={20 if smoke else 1000}, rate=0.5)"
+    return config
