@@ -20,7 +20,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     if variant == "smoke":
         config.methods = (
             "projected_gradient(epochs=2)",
-            "gradient_ascent(learning_rate=0.01, epochs=1, batch_size=32, projection='energy(threshold=0.9)')",
+            "gradient_ascent(projection='energy(threshold=0.9)')",
         )
         return config
     config.methods = (
