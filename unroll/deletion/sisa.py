@@ -158,10 +158,10 @@ class Sisa:
         """Deletes examples exactly; a deletion that was killed goes on from the store.
 
         With constant work, steps, the slots of their batches, and the number of states that are
-        written, of one size before compression, depend on the number of examples alone, and up to the bound not even on
-        that: K constituents are trained from their first stage on, each stage as long as the
-        longest one before any deletion. What is not needed is thrown away; where it would have been
-        written, noise is. No bit of the result changes. It does not hide what
+        written (of one size before compression) depend on the number of examples alone, and up to
+        the bound not even on that: K constituents are trained from their first stage on, each stage
+        as long as the longest one before any deletion. What is not needed is thrown away; where it
+        would have been written, noise is. No bit of the result changes. It does not hide what
         `unroll.deletion.side_channels` lists.
 
         Args:
