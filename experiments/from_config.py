@@ -135,7 +135,7 @@ def _build_study(config: ml_collections.ConfigDict) -> unroll.Study:
             "test": test,
             "spec": spec,
             "independent_spec": build_spec(config, train, retrain_steps),
-            "methods": tuple(map(_method, config.methods)),
+            "methods": tuple(map(_method, config.get("methods", ()))),
             "forget": forget,
             "forget_description": config.forget,
             "model_name": config.model,
