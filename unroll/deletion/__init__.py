@@ -27,7 +27,6 @@ from unroll.deletion.server import Server, SignedLog
 from unroll.deletion.services import SingleModel, SisaService
 from unroll.deletion.sharding import Assignment, aware_assignment, random_assignment
 from unroll.deletion.sisa import Sisa, SisaPlan, train_sisa
-from unroll.deletion.sisa_method import sisa_method
 from unroll.deletion.streams import Stream, make_stream
 
 __all__ = [
@@ -69,7 +68,6 @@ __all__ = [
     "record_training",
     "run_entry",
     "sisa_entry",
-    "sisa_method",
     "sisa_run_entry",
     "slice_epochs",
     "train_certified",
