@@ -87,8 +87,19 @@ def subset_recipe(config: ml_collections.ConfigDict, train) -> SubsetRecipe:
 def with_proxies(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
     """The fields of a comparison of proxies with the exact scores of a config."""
     smoke = variant == "smoke"
+    config.proxies = proxies(variant)
+    config.augmentations = (False,)
+    config.record_epochs = 1
+    config.top_shares = (0.05, 0.1)
+    config.train_seeds = (0, 1) if smoke else (0, 1, 2)
+    return config
+
+
+def proxies(variant: str) -> tuple[str, ...]:
+    """All proxies, as a comparison asks for them."""
+    smoke = variant == "smoke"
     early = "(epochs=1, seeds=2)" if smoke else "(epochs=2, seeds=5)"
-    config.proxies = (
+    return (
         "confidence",
         "max_confidence",
         "entropy",
@@ -100,8 +111,3 @@ def with_proxies(config: ml_collections.ConfigDict, variant: str) -> ml_collecti
         "loss_curvature",
         "self_influence",
     )
-    config.augmentations = (False,)
-    config.record_epochs = 1
-    config.top_shares = (0.05, 0.1)
-    config.train_seeds = (0, 1) if smoke else (0, 1, 2)
-    return config

@@ -1,6 +1,7 @@
 """What the experiments on RUM and on difficulty share, besides data, network and exact scores."""
 
 import ml_collections
+from memorization_config import proxies
 
 # The best of 12 candidates each on the development forget set: configs/memorization/tuning_*.py.
 DIGITS = {
@@ -60,6 +61,26 @@ def with_variants(
     config.partition_scores = ("confidence",)
     config.shuffle_seed = 0
     config.development_seeds = (100,) if smoke else (100, 101)
+    return config
+
+
+def with_all_proxies(
+    config: ml_collections.ConfigDict, variant: str, texts: dict[str, str], record_every: int
+) -> ml_collections.ConfigDict:
+    """RUM^F with random labels and parts by every proxy.
+
+    Args:
+      config: data, network and exact scores.
+      variant: `` or `smoke`.
+      texts: tuned methods by name.
+      record_every: steps of an epoch; self-influence looks at the states after the epochs.
+    """
+    config = with_variants(config, variant, texts)
+    text = config.methods[-1] if variant == "smoke" else texts["random_label"]
+    config.methods, config.refined_methods = (text,), ()
+    config.hand_chosen, config.candidates = ("original", text, text), ("original", text)
+    config.partition_scores = proxies(variant)
+    config.record_every = record_every
     return config
 
 
