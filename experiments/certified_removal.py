@@ -3,13 +3,16 @@
   python experiments/certified_removal.py --config=configs/deletion/certified_digits.py
   python experiments/certified_removal.py --config=configs/deletion/certified_digits.py:smoke
 
-Linear classifiers on pixels, or on random features of them, which are trained on nothing. Every
+Linear classifiers on pixels; on random features of them, which are trained on nothing; or, with
+`config.extractor`, on what the last layer of a network is given. That network is trained on a
+public part of the training set, of which nobody asks to be removed, and never changes. Every
 form of the bound in `config.bounds` and every pair of l2 and sigma in `config.settings` serves the
 same requests. Results go to the workdir: config.json, removals.jsonl, certified.md, certified.png.
 """
 
 import time
 
+import from_config
 import jax
 import launch
 import numpy as np
@@ -19,10 +22,17 @@ from absl import flags
 import unroll
 from unroll.calls import parse_call
 from unroll.checks import whole_number
-from unroll.deletion.certified import MustRetrain, train_certified, unit_rows
+from unroll.deletion.certified import (
+    FrozenFeatures,
+    MustRetrain,
+    train_certified,
+    unit_rows,
+)
 from unroll.errors import InputError
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.rows import append_rows
+from unroll.evaluation.work import training
+from unroll.metrics.entanglement import penultimate_features
 from unroll.report.certified import Removal, write_certified
 
 _NEARLY_NOTHING = 1e-4
@@ -30,14 +40,21 @@ _NEARLY_NOTHING = 1e-4
 
 def run(config, workdir, store):
     """Serves the requests under every setting and returns the path of the page."""
-    del store
-    data = _load(config)
-    cells = [(bound, *pair) for bound in config.bounds for pair in config.settings]
+    name, pair = _load(config)
+    if config.extractor is not None:
+        recipe = _extractor(config, pair[0])
+        launch.announce([training(*recipe)])
     workdirs.prepare(workdir, config)
+    display = ProgressDisplay()
+    if config.extractor is None:
+        data = name, *_of_classes(config, pair, [_features(each.inputs, config) for each in pair])
+    else:
+        data = name, *_extracted(config, pair, recipe, store, display)
+    cells = [(bound, *pair) for bound in config.bounds for pair in config.settings]
     path = workdir / "removals.jsonl"
     path.unlink(missing_ok=True)
     rows = []
-    with ProgressDisplay().task("removals") as report:
+    with display.task("removals") as report:
         total = len(cells) * len(config.seeds)
         for number, (bound, l2, sigma) in enumerate(cells):
             for index, seed in enumerate(config.seeds):
@@ -49,7 +66,7 @@ def run(config, workdir, store):
 
 
 def _load(config):
-    """Name, classes in words, and (features, labels) of training and test set."""
+    """Name, and training and test set; everything is checked."""
     whole_number("removals", config.removals)
     whole_number("random_features", config.random_features, least=0)
     name, options = parse_call(config.dataset)
@@ -60,15 +77,56 @@ def _load(config):
     known = set(range(both[0].num_classes))
     if classes and (len(set(classes)) < 2 or set(classes) - known):
         raise InputError(f"classes={classes} must be two or more of {sorted(known)}, or ()")
-    chosen = classes or tuple(sorted(known))
+    if config.extractor is not None and config.random_features:
+        raise InputError("give either an extractor or random_features")
+    return both[0].name, both
+
+
+def _of_classes(config, both, features):
+    """Classes in words, and (features, labels) of the chosen classes of both sets."""
+    chosen = tuple(config.classes) or tuple(range(both[0].num_classes))
     pairs = []
-    for data in both:
+    for data, values in zip(both, features, strict=True):
         rows = np.flatnonzero(np.isin(data.labels, chosen))
         labels = np.searchsorted(np.sort(chosen), data.labels[rows])
-        pairs.append((_features(data.inputs[rows], config), labels))
+        pairs.append((values[rows], labels))
     words = "classes " + ", ".join(map(str, chosen))
     words += f", {config.random_features} random features" if config.random_features else ""
-    return both[0].name, words, *pairs
+    return words, *pairs
+
+
+def _extractor(config, train):
+    """Specification, public part and schedule of the network whose features are used."""
+    extractor, public = config.extractor, train.take(np.arange(_public(config, train)))
+    per_epoch = unroll.data.steps_per_epoch(len(public), extractor.batch_size, extractor.partial)
+    spec = from_config.build_spec(extractor, public, extractor.epochs * per_epoch)
+    options = dict(partial=extractor.partial)
+    schedule = unroll.data.make_schedule(
+        0, len(public), extractor.batch_size, extractor.epochs, **options
+    )
+    return spec, public, schedule
+
+
+def _public(config, train):
+    whole_number("public", config.public)
+    if config.public >= len(train):
+        raise InputError(f"public={config.public} of {len(train)} examples leave none to remove")
+    return config.public
+
+
+def _extracted(config, both, recipe, store, display):
+    """As `_of_classes`, of the private part, whose features owe it nothing but its own row."""
+    with display.task("train the extractor") as report:
+        state = unroll.train(*recipe, seed=0, store=store, progress=report).state
+    private = both[0].take(np.arange(config.public, len(both[0])))
+    features = [
+        unit_rows(penultimate_features(recipe[0], state.params, state.model_state, each))
+        for each in (private, both[1])
+    ]
+    words, (values, labels), test = _of_classes(config, (private, both[1]), features)
+    source = f"{config.extractor.model} trained on {config.public} other examples"
+    frozen = FrozenFeatures(values, source, trained_on=np.zeros(0, np.int64))
+    return f"{words}, features of a {source}", (frozen, labels), test
 
 
 def _features(inputs, config):

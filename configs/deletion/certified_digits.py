@@ -20,24 +20,11 @@ over all ten digits (not measured yet).
 """
 
 import ml_collections
+from certified_config import certified_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
-    if variant not in ("", "smoke"):
-        raise ValueError(f"unknown variant {variant!r}; use `` or `smoke`")
-    smoke = variant == "smoke"
-    config = ml_collections.ConfigDict()
-    config.experiment = "deletion/certified_digits"
-    config.dataset = "digits(num_train=300, num_test=100)" if smoke else "digits()"
-    config.classes = (3, 8)
-    config.random_features = 0
-    config.bounds = ("paper", "integral")
-    config.settings = ((1e-2, 1.0),) if smoke else ((1e-3, 1.0), (1e-2, 1.0), (1e-2, 0.3))
-    config.epsilon = 1.0
-    config.delta = 1e-4
-    config.calibration = "analytic"
-    config.removals = 6 if smoke else 200
-    config.every = 2 if smoke else 10
-    config.seeds = (0,) if smoke else (0, 1, 2)
+    config = certified_config("certified_digits", variant)
+    config.dataset = "digits(num_train=300, num_test=100)" if variant == "smoke" else "digits()"
     return config

@@ -1,0 +1,29 @@
+"""CIFAR-10, airplane against automobile: certified removals from features of a small CNN.
+
+python experiments/certified_removal.py --config=configs/deletion/certified_cifar10.py
+
+The network is trained on 7500 public images of all classes, of which nobody asks to be removed; the
+classifier is of the others. Not measured yet.
+"""
+
+import ml_collections
+from certified_config import certified_config
+from default_config import default_config
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Variants: `` (all) and `smoke` (seconds)."""
+    config = certified_config("certified_cifar10", variant)
+    smoke = variant == "smoke"
+    sizes = "num_train=300, num_test=100" if smoke else "num_train=15000, num_test=3000"
+    config.dataset = f"cifar10({sizes})"
+    config.classes = (0, 1)
+    config.extractor = default_config(config.experiment, variant)
+    channels = (4, 8) if smoke else (16, 32, 32)
+    config.extractor.model = f"cnn(channels={channels}, activation='gelu')"
+    config.extractor.optimizer.momentum = 0.9
+    config.extractor.optimizer.schedule = "cosine"
+    config.extractor.augment = True
+    config.extractor.epochs = 1 if smoke else 12
+    config.public = 150 if smoke else 7500
+    return config
