@@ -3,9 +3,9 @@
   python experiments/certified_removal.py --config=configs/deletion/certified_digits.py
   python experiments/certified_removal.py --config=configs/deletion/certified_digits.py:smoke
 
-Linear classifiers on pixels; on random features of them, which are trained on nothing; or, with
-`config.extractor`, on what the last layer of a network is given. That network is trained on a
-public part of the training set, of which nobody asks to be removed, and never changes. Every
+Linear classifiers on pixels or, with `config.extractor`, on what the last layer of a network is
+given, which is trained on a public part of the training set, of which nobody asks to be removed,
+and never changes; or on random features of either, which are trained on nothing. Every
 form of the bound in `config.bounds` and every pair of l2 and sigma in `config.settings` serves the
 same requests. Results go to the workdir: config.json, removals.jsonl, certified.md, certified.png.
 """
@@ -47,7 +47,7 @@ def run(config, workdir, store):
     workdirs.prepare(workdir, config)
     display = ProgressDisplay()
     if config.extractor is None:
-        data = name, *_of_classes(config, pair, [_features(each.inputs, config) for each in pair])
+        data = name, *_of_classes(config, pair, [each.inputs for each in pair])
     else:
         data = name, *_extracted(config, pair, recipe, store, display)
     cells = [(bound, *pair) for bound in config.bounds for pair in config.settings]
@@ -77,19 +77,23 @@ def _load(config):
     known = set(range(both[0].num_classes))
     if classes and (len(set(classes)) < 2 or set(classes) - known):
         raise InputError(f"classes={classes} must be two or more of {sorted(known)}, or ()")
-    if config.extractor is not None and config.random_features:
-        raise InputError("give either an extractor or random_features")
     return both[0].name, both
 
 
 def _of_classes(config, both, features):
-    """Classes in words, and (features, labels) of the chosen classes of both sets."""
+    """Classes in words, and (features, labels) of the chosen classes of both sets.
+
+    Args:
+      config: the config.
+      both: training and test set.
+      features: of both, a row for each example.
+    """
     chosen = tuple(config.classes) or tuple(range(both[0].num_classes))
     pairs = []
     for data, values in zip(both, features, strict=True):
         rows = np.flatnonzero(np.isin(data.labels, chosen))
         labels = np.searchsorted(np.sort(chosen), data.labels[rows])
-        pairs.append((values[rows], labels))
+        pairs.append((_features(values[rows], config), labels))
     words = "classes " + ", ".join(map(str, chosen))
     words += f", {config.random_features} random features" if config.random_features else ""
     return words, *pairs
@@ -120,7 +124,7 @@ def _extracted(config, both, recipe, store, display):
         state = unroll.train(*recipe, seed=0, store=store, progress=report).state
     private = both[0].take(np.arange(config.public, len(both[0])))
     features = [
-        unit_rows(penultimate_features(recipe[0], state.params, state.model_state, each))
+        penultimate_features(recipe[0], state.params, state.model_state, each)
         for each in (private, both[1])
     ]
     words, (values, labels), test = _of_classes(config, (private, both[1]), features)

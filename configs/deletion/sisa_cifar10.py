@@ -1,4 +1,4 @@
-"""CIFAR-10 subset: SISA with 1 to 16 shards of 1 and 4 slices, 20 deletions, small CNN.
+"""CIFAR-10 subset: SISA with 1, 4 and 16 shards of 1 and 4 slices, 20 deletions, small CNN.
 
 python experiments/sisa.py --config=configs/deletion/sisa_cifar10.py
 
@@ -20,5 +20,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 0.06
     config.epochs = 5 if smoke else 10
     config.batch_size = 32
+    config.shards = (1, 4) if smoke else (1, 4, 16)
     config.train_seeds = (0,) if smoke else (0, 1, 2)
     return config
