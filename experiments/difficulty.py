@@ -20,6 +20,7 @@ from measured_scores import (
     request,
     score_work,
 )
+from studies import run_recorded
 
 import unroll
 from unroll.errors import InputError
@@ -52,7 +53,7 @@ def run(config, workdir, store):
     append_rows(workdir / "sets.jsonl", sets)
     for each in sets:
         own = request(config, study, np.array(each.ids), each.description)
-        for records in unroll.run_study(own, store, display.task):
+        for records in run_recorded(own, store, display.task):
             append_records(workdir / "records.jsonl", records)
     records = read_records(workdir / "records.jsonl")
     write_report(records, workdir, title=study.name, config=config.to_dict())

@@ -13,6 +13,9 @@ import unroll
 from unroll.calls import parse_call
 from unroll.data import Dataset
 from unroll.data.options import call_with_options
+from unroll.deletion.costs import slice_epochs
+from unroll.deletion.sharding import random_assignment
+from unroll.deletion.sisa import SisaPlan
 from unroll.deletion.sisa_method import sisa_method
 from unroll.errors import InputError
 from unroll.training.optimizer import OptaxCall
@@ -92,6 +95,24 @@ def build_spec(config: ml_collections.ConfigDict, train: Dataset, steps: int) ->
         preprocess=unroll.Normalize(train.mean, train.std) if images else None,
         augmentation=unroll.CropAndFlip() if config.augment else None,
     )
+
+
+def build_sisa_plan(
+    config: ml_collections.ConfigDict, train: Dataset, shards: int, slices: int, seed: int
+) -> SisaPlan:
+    """The plan of a SISA system with the config's passes; its classes shared out evenly if asked.
+
+    Raises:
+      InputError: if these do not fit together.
+    """
+    labels = train.labels if config.get("class_balance", False) else None
+    assignment = random_assignment(seed, len(train), shards, slices, labels=labels)
+    epochs = slice_epochs(config.epochs, slices)
+    spec = build_spec(config, train, 1)
+    plan = SisaPlan(spec, train, assignment, epochs, config.batch_size, seed)
+    # A rate that falls along a run falls along all stages of a constituent.
+    steps = int(plan.steps().sum(axis=1).max())
+    return dataclasses.replace(plan, spec=build_spec(config, train, steps))
 
 
 def _method(text: str) -> str | unroll.Method:

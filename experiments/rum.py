@@ -27,6 +27,7 @@ from measured_scores import (
     request,
     score_work,
 )
+from studies import run_recorded
 
 import unroll
 from unroll.calls import parse_call
@@ -78,7 +79,7 @@ def run(config, workdir, store):
     rows = variants(config, scores, selection.methods)
     described = f"{config.part_size} each of low, medium and high ({config.scores})"
     study = request(config, study, forget, described, test=judged, methods=rows)
-    for records in unroll.run_study(study, store, display.task):
+    for records in run_recorded(study, store, display.task):
         append_records(workdir / "records.jsonl", records)
     records = read_records(workdir / "records.jsonl")
     write_report(records, workdir, title=study.name, config=config.to_dict())

@@ -16,6 +16,7 @@ requests.png; with `key_folder` also ledger/. Models lie in the store.
 import copy
 import dataclasses
 import itertools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,18 +29,25 @@ import workdir as workdirs
 from absl import flags
 
 import unroll
+from unroll import tree
 from unroll.checks import whole_number
 from unroll.data.schedule import make_schedule
 from unroll.deletion import keys
 from unroll.deletion.aggregation import aggregate
-from unroll.deletion.costs import expected_request, slice_epochs
+from unroll.deletion.costs import expected_request
 from unroll.deletion.journal import Journal
 from unroll.deletion.policies import Policy, make_policy
 from unroll.deletion.requests import Register, append_line, cut_half_line, read_lines
-from unroll.deletion.server import Server, SignedLog, replay
-from unroll.deletion.services import Service, SingleModel, SisaService, approximate_method
-from unroll.deletion.sharding import random_assignment
-from unroll.deletion.sisa import SisaPlan, train_sisa
+from unroll.deletion.server import Server, SignedLog, describe_server, replay
+from unroll.deletion.services import (
+    Service,
+    SingleModel,
+    SisaService,
+    approximate_method,
+    describe_single,
+    describe_sisa,
+)
+from unroll.deletion.sisa import WIDTH, train_sisa
 from unroll.deletion.streams import Stream, make_stream
 from unroll.errors import InputError
 from unroll.evaluation.progress import ProgressDisplay
@@ -64,6 +72,7 @@ class Setting:
       make: `(deleted ids, store) -> service`; trains, or reads from the store.
       stream: where requests are drawn; `None` where they are in a file.
       work: what one application costs at most, for the estimate.
+      descriptions: one of these is the service's own.
     """
 
     train: unroll.data.Dataset
@@ -73,6 +82,7 @@ class Setting:
     make: Callable[[Any, unroll.Store | None], Service]
     stream: Stream | None
     work: Work
+    descriptions: list[dict[str, Any]]
 
 
 def run(config, workdir, store):
@@ -84,6 +94,7 @@ def run(config, workdir, store):
     workdirs.prepare(workdir, _without_places(config))
     path = given or workdir / "requests.jsonl"
     with Journal.open(workdir / "journal.jsonl") as journal:
+        compare(journal, setting)
         if given is None:
             cut_half_line(path)
         with path.open("rb") as file:
@@ -104,6 +115,18 @@ def run(config, workdir, store):
         scratch=scratch,
     )
     return write_serving(records, served, workdir, config.experiment)
+
+
+def compare(journal: Journal, setting: Setting) -> None:
+    """Whether a journal is of another server, before anything is trained or read.
+
+    Raises:
+      InputError: if it is.
+    """
+    rest = setting.policy, setting.test, setting.key
+    possible = [describe_server(each, *rest) for each in setting.descriptions]
+    if journal.records and journal.records[0]["serves"] not in possible:
+        journal.begin(possible[0])  # says what differs
 
 
 def _count(path: Path) -> int:
@@ -130,8 +153,8 @@ def _without_places(config):
 def build_setting(config) -> Setting:
     train, test, _ = from_config.load_data(config)
     whole_number("drift_every", config.drift_every, least=0)
-    if not config.gradient_seconds >= 0:
-        raise InputError(f"gradient_seconds={config.gradient_seconds} must be 0 or more")
+    if not 0 <= config.gradient_seconds < math.inf:
+        raise InputError(f"gradient_seconds={config.gradient_seconds} must be finite, 0 or more")
     if len(config.train_seeds) != 1:
         raise InputError("one model is served; give one seed in train_seeds")
     kinds = {"sisa": _sisa, "single": _single}
@@ -167,23 +190,20 @@ def _sisa(config, train, policy):
     if config.mode not in MODES:
         raise InputError(f"unknown mode {config.mode!r}; choose one of {MODES}")
     (seed,) = config.train_seeds
-    labels = train.labels if config.class_balance else None
-    assignment = random_assignment(seed, len(train), config.shards, config.slices, labels=labels)
-    epochs = slice_epochs(config.epochs, config.slices)
-    spec = from_config.build_spec(config, train, 1)
-    plan = SisaPlan(spec, train, assignment, epochs, config.batch_size, seed)
-    # A rate that falls along a run falls along all stages of a constituent.
-    steps = int(plan.steps().sum(axis=1).max())
-    plan = dataclasses.replace(plan, spec=from_config.build_spec(config, train, steps))
+    plan = from_config.build_sisa_plan(config, train, config.shards, config.slices, seed)
 
     def make(deleted, store):
         sisa = train_sisa(plan, removed=deleted, store=store, mode=config.mode)
         return SisaService(sisa, config.aggregation)
 
     schedule = make_schedule(seed, len(train), config.batch_size, config.epochs)
-    share = expected_request(assignment, epochs) / (config.epochs * len(train))
+    share = expected_request(plan.assignment, plan.epochs) / (config.epochs * len(train))
     work = dataclasses.replace(training(plan.spec, train, schedule), multiple=share)
-    return assignment, dict(make=make, work=work)
+    # Which mode `auto` is shows when it is trained.
+    modes = MODES[1:] if config.mode == "auto" else (config.mode,)
+    width = min(config.shards, WIDTH)
+    kinds = [describe_sisa(plan, mode, width, config.aggregation) for mode in modes]
+    return plan.assignment, dict(make=make, work=work, descriptions=kinds)
 
 
 def _single(config, train, policy):
@@ -201,7 +221,9 @@ def _single(config, train, policy):
         options = dict(seed=seed, weights=weights, store=store, record=record)
         return SingleModel(unroll.train(spec, train, schedule, **options), record, store)
 
-    return None, dict(make=make, work=training(spec, train, schedule))
+    work, kind = training(spec, train, schedule), (spec, train, schedule, seed)
+    descriptions = [describe_single(*kind, record=record)]
+    return None, dict(make=make, work=work, descriptions=descriptions)
 
 
 def _server(config, setting: Setting, workdir: Path, store, journal: Journal) -> Server:
@@ -240,9 +262,10 @@ def _measure(config, setting: Setting, journal: Journal):
         due = how == "approximate" and config.drift_every
         if due and next(approximations) % config.drift_every == 0:
             exact, _ = service.without([])
-            numbers["drift"] = unroll.relative_verification_error(
-                service.params, exact.params, service.run.state.params
-            )
+            last = service.run.state.params
+            if tree.distance(last, exact.params):  # else there is nothing to compare with
+                error = unroll.relative_verification_error(service.params, exact.params, last)
+                numbers["drift"] = error
         return numbers
 
     return measure

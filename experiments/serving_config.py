@@ -37,3 +37,23 @@ def serving_config(experiment: str, variant: str) -> ml_collections.ConfigDict:
     # Trains on what remains at the end and compares the bits.
     config.check_scratch = True
     return config
+
+
+def serve_digits(
+    config: ml_collections.ConfigDict, smoke: bool, epochs: int = 20, batch_size: int = 16
+) -> None:
+    """Makes it an MLP on digits."""
+    config.dataset = "digits(num_train=128, num_test=50)" if smoke else "digits()"
+    config.model = "mlp(hidden=(16,))" if smoke else "mlp(hidden=(128, 128), activation='gelu')"
+    config.epochs = 3 if smoke else epochs
+    config.batch_size = batch_size
+
+
+def serve_cifar10(config: ml_collections.ConfigDict, smoke: bool) -> None:
+    """Makes it a small CNN on a subset of CIFAR-10."""
+    sizes = "num_train=128, num_test=50" if smoke else "num_train=4000, num_test=1000"
+    config.dataset = f"cifar10({sizes})"
+    config.model = f"cnn(channels={(4, 8) if smoke else (16, 32, 32)}, activation='gelu')"
+    config.optimizer.learning_rate = 0.06
+    config.epochs = 3 if smoke else 10
+    config.batch_size = 32

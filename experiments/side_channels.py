@@ -11,7 +11,6 @@ is removed afterwards. Results go to the workdir: config.json, observations.json
 side_channels.md, side_channels.png; a killed run is simply started again.
 """
 
-import dataclasses
 import tempfile
 import time
 from pathlib import Path
@@ -24,8 +23,6 @@ import workdir as workdirs
 import unroll
 from unroll.checks import whole_number
 from unroll.data.schedule import make_schedule
-from unroll.deletion.costs import slice_epochs
-from unroll.deletion.sharding import random_assignment
 from unroll.deletion.side_channels import exact_leak, possible_requests
 from unroll.deletion.sisa import SisaPlan, train_sisa
 from unroll.errors import InputError
@@ -76,18 +73,19 @@ def run(config, workdir, store):
 
 
 def _plan(config, train, seed: int) -> SisaPlan:
-    for name in ("requests", "pairs", "absent"):
-        whole_number(name, config[name], least=2)
+    # Whatever is told apart comes twice or more; pairs are of one shard and of two in turn.
+    for name, least in (("requests", 2), ("pairs", 4), ("absent", 2)):
+        whole_number(name, config[name], least=least)
     if config.requests < 2 * config.slices or config.shards < 2:
         raise InputError("take two shards or more, and two requests or more for each slice")
+    if 8 * config.shards > len(train):
+        raise InputError(
+            f"{config.shards} shards of {len(train)} examples leave no pairs to request; lower "
+            "shards"
+        )
     if 4 * (config.requests + 2 * config.pairs) > len(train):
         raise InputError(f"too many requests of {len(train)} examples; lower requests or pairs")
-    assignment = random_assignment(seed, len(train), config.shards, config.slices)
-    epochs = slice_epochs(config.epochs, config.slices)
-    spec = from_config.build_spec(config, train, 1)
-    plan = SisaPlan(spec, train, assignment, epochs, config.batch_size, seed)
-    steps = int(plan.steps().sum(axis=1).max())
-    return dataclasses.replace(plan, spec=from_config.build_spec(config, train, steps))
+    return from_config.build_sisa_plan(config, train, config.shards, config.slices, seed)
 
 
 def _requests(config, plan: SisaPlan) -> list[tuple[str, np.ndarray]]:

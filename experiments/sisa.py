@@ -12,8 +12,6 @@ Results go to the workdir: config.json, sisa.jsonl, costs.jsonl, sisa.md and sis
 stages lie in the store; a killed run is simply started again.
 """
 
-import dataclasses
-
 import from_config
 import launch
 import numpy as np
@@ -23,7 +21,6 @@ from unroll.checks import whole_number
 from unroll.data.schedule import make_schedule
 from unroll.deletion.aggregation import aggregate
 from unroll.deletion.costs import slice_epochs
-from unroll.deletion.sharding import random_assignment
 from unroll.deletion.sisa import SisaPlan
 from unroll.deletion.tradeoff import CostRow, SisaRow, measure_cost, measure_sisa
 from unroll.errors import DivergenceError, InputError
@@ -38,7 +35,7 @@ def run(config, workdir, store):
     train, test, forget = from_config.load_data(config)
     _check(config, forget)
     plans = [
-        _plan(config, train, shards, slices, seed)
+        from_config.build_sisa_plan(config, train, shards, slices, seed)
         for shards in config.shards
         for slices in config.slices
         for seed in config.train_seeds
@@ -76,17 +73,6 @@ def _check(config, forget) -> None:
     for batch in config.request_batches:
         if config.requests % whole_number("request_batches", batch):
             raise InputError(f"{config.requests} requests do not fill batches of {batch}")
-
-
-def _plan(config, train, shards: int, slices: int, seed: int) -> SisaPlan:
-    labels = train.labels if config.class_balance else None
-    assignment = random_assignment(seed, len(train), shards, slices, labels=labels)
-    epochs = slice_epochs(config.epochs, slices)
-    spec = from_config.build_spec(config, train, 1)
-    plan = SisaPlan(spec, train, assignment, epochs, config.batch_size, seed)
-    # A rate that falls along a run falls along all stages of a constituent.
-    steps = int(plan.steps().sum(axis=1).max())
-    return dataclasses.replace(plan, spec=from_config.build_spec(config, train, steps))
 
 
 def _cell(plan: SisaPlan) -> tuple[int, int, int]:

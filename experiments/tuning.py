@@ -28,6 +28,7 @@ from measured_scores import (
     request,
     score_work,
 )
+from studies import run_recorded
 
 import unroll
 from unroll.calls import parse_call
@@ -71,7 +72,7 @@ def run(config, workdir, store):
     if left or not known:
         chosen = tuple(method for method in study.compared if str(method) in left)
         remaining = dataclasses.replace(study, methods=chosen)
-        for trial in trials(unroll.run_study(remaining, store, display.task)):
+        for trial in trials(run_recorded(remaining, store, display.task)):
             if trial.place not in known:
                 append_rows(path, [trial])
     rows = read_rows(path, Trial)

@@ -17,10 +17,11 @@ import ml_collections
 import workdir as workdirs
 from absl import flags
 from rich.console import Console
+from studies import run_recorded
 
 import unroll
-from unroll.deletion.lineage import record_folder, record_training
-from unroll.evaluation.plans import study_trainings, study_work
+from unroll.deletion.lineage import record_folder
+from unroll.evaluation.plans import study_work
 from unroll.evaluation.progress import ProgressDisplay
 from unroll.evaluation.records import append_records, read_records
 from unroll.report import console_table, write_report
@@ -33,11 +34,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, store: unroll.Store) -
     launch.announce(study_work(study, store))
     workdirs.prepare(workdir, config)
     record_folder(workdir, {study.train.fingerprint: None, study.test.fingerprint: None})
-    for each in study_trainings(study):
-        # Models of configs weight the statistics of their batches, see `models.layers.BatchNorm`.
-        options = dict(seed=each.seed, weights=each.weights, weighted_statistics=True)
-        record_training(store, each.spec, study.train, each.schedule, **options)
-    for records in unroll.run_study(study, store, ProgressDisplay().task):
+    for records in run_recorded(study, store, ProgressDisplay().task):
         append_records(workdir / "records.jsonl", records)
     records = read_records(workdir / "records.jsonl")
     report = write_report(records, workdir, title=study.name, config=config.to_dict())

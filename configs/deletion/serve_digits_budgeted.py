@@ -9,7 +9,7 @@ Not measured yet, neither the numbers nor the minutes.
 """
 
 import ml_collections
-from serving_config import serving_config
+from serving_config import serve_digits, serving_config
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
@@ -17,13 +17,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config = serving_config("serve_digits_budgeted", variant)
     smoke = variant == "smoke"
     config.service = "single"
-    config.dataset = "digits(num_train=128, num_test=50)" if smoke else "digits()"
-    config.model = "mlp(hidden=(16,))" if smoke else "mlp(hidden=(128, 128), activation='gelu')"
+    serve_digits(config, smoke, epochs=10, batch_size=32)
     # What the one gradient takes for granted is best met by plain SGD.
     config.optimizer.momentum = 0.0
     config.optimizer.schedule = "constant"
     config.epochs = 1 if smoke else 10
-    config.batch_size = 32
     threshold = 4 if smoke else 16
     config.policy = f"budgeted(method='single_gradient', threshold={threshold}, distance=0.05)"
     config.drift_every = 2 if smoke else 10

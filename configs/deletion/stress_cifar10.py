@@ -9,6 +9,7 @@ for their reason, 25 of 25 damages of 19 kinds end in one line, or in a model th
 """
 
 import ml_collections
+from serving_config import serve_cifar10
 from stress_config import stress_config
 
 
@@ -16,12 +17,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
     config = stress_config("stress_cifar10", variant)
     smoke = variant == "smoke"
-    sizes = "num_train=128, num_test=50" if smoke else "num_train=4000, num_test=1000"
-    config.dataset = f"cifar10({sizes})"
-    config.model = f"cnn(channels={(4, 8) if smoke else (16, 32, 32)}, activation='gelu')"
-    config.optimizer.learning_rate = 0.06
-    config.epochs = 3 if smoke else 10
-    config.batch_size = 32
+    serve_cifar10(config, smoke)
     config.stream = "mixed(requests=20, rate=0.05)"
     # A deletion takes seconds here.
     config.kill_delay = 0.2 if smoke else 5.0

@@ -10,6 +10,7 @@ again.
 """
 
 import ml_collections
+from serving_config import serve_digits
 from stress_config import stress_config
 
 
@@ -17,11 +18,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
     config = stress_config("stress_digits_single", variant)
     smoke = variant == "smoke"
-    config.dataset = "digits(num_train=128, num_test=50)" if smoke else "digits()"
-    config.model = "mlp(hidden=(16,))" if smoke else "mlp(hidden=(128, 128), activation='gelu')"
+    serve_digits(config, smoke, epochs=10, batch_size=32)
     config.service = "single"
-    config.epochs = 3 if smoke else 10
-    config.batch_size = 32
     # Approximate by one gradient, until more than 16 examples are so; then exact.
     config.policy = f"budgeted(method='single_gradient', threshold={4 if smoke else 16})"
     config.stream = f"mixed(requests={20 if smoke else 1000}, rate=0.5)"

@@ -10,6 +10,7 @@ again.
 """
 
 import ml_collections
+from serving_config import serve_digits
 from stress_config import stress_config
 
 
@@ -17,9 +18,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Variants: `` (all) and `smoke` (seconds)."""
     config = stress_config("stress_digits_sisa", variant)
     smoke = variant == "smoke"
-    config.dataset = "digits(num_train=128, num_test=50)" if smoke else "digits()"
-    config.model = "mlp(hidden=(16,))" if smoke else "mlp(hidden=(128, 128), activation='gelu')"
-    config.epochs = 3 if smoke else 20
-    config.batch_size = 16
+    serve_digits(config, smoke)
     config.stream = f"mixed(requests={20 if smoke else 1000}, rate=0.5)"
     return config

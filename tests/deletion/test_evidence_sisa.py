@@ -124,7 +124,8 @@ def test_every_changed_field_of_a_recipe_is_named_by_its_part(deletion, plan):
     assert fields == {field.name for field in dataclasses.fields(SisaRecipe)}
     for name, change in changed:
         found = failing(again(entry, dataclasses.replace(recipe, **change), plan))
-        assert found == ["recipe", name], change
+        sizes = ["method"] if {"shards", "slices"} & set(change) else []
+        assert found == ["recipe", *sizes, name], change
 
 
 def changed_entries(entry):
@@ -132,6 +133,7 @@ def changed_entries(entry):
     other = "0" * 64
     for name in ("recipe", "spec", "schedule", "weights", "initial"):
         yield [name], {name: other}
+    yield ["method"], {"method": "sisa(shards=4, slices=2)"}
     yield ["requests"], {"requests": entry.requests[:2]}
     yield ["seed"], {"seed": entry.seed + 1}
     yield ["remaining data"], {"data_after": other}

@@ -257,6 +257,41 @@ def test_any_changed_byte_is_found(path, place):
         Journal.open(path)
 
 
+@pytest.mark.parametrize("record", [{}, {"record": ["accepted"]}, {"record": "accepted"}])
+def test_a_record_in_good_order_that_says_nothing_is_damage(path, record):
+    content = path.read_bytes()
+    previous = json.loads(content.splitlines()[-1])["hash"]
+    path.write_bytes(content + module.canonical(module._chained(record, previous)) + b"\n")
+    assert "record 5 cannot be read" in refusal(path)
+
+
+def test_what_a_kill_left_of_a_head_is_overwritten(path):
+    left = path.with_name(".journal.jsonl.head")
+    left.write_text("half of a he")
+    with Journal.open(path) as journal:
+        journal.append({"record": "applied", "requests": []})
+    assert not left.exists()
+    Journal.open(path).close()
+
+
+def test_an_empty_journal_has_its_name_on_the_disk_before_anything_is_in_it(tmp_path, monkeypatch):
+    path = tmp_path / "journal.jsonl"
+    path.touch()  # killed between its making and the synchronisation of the folder
+    with pytest.raises(Killed), killed_at(monkeypatch, 0):
+        Journal.open(path)
+
+
+def test_a_disk_that_does_not_even_take_back_is_said(path, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with Journal.open(path) as journal:
+        monkeypatch.setattr(module, "_write", broken)
+        monkeypatch.setattr(module.os, "ftruncate", broken)
+        with pytest.raises(StoreError, match="Input/output error"):
+            journal.append({"record": "applied"})
+
+
 def test_a_folder_is_no_journal(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         Journal.open(tmp_path)

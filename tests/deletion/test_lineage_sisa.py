@@ -1,6 +1,8 @@
 """Purges of SISA systems and ordinary studies: what must go, what stays, and going on after it."""
 
 import dataclasses
+import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +21,9 @@ from unroll.evaluation.records import append_records
 from unroll.evaluation.study import Study, run_study
 
 FIRST, SECOND = [4, 31], [17]
+MODES = pytest.mark.parametrize(
+    "mode", ["sequential", pytest.param("batched", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +36,29 @@ def plan(blobs):
     return SisaPlan(spec, data, random_assignment(0, 50, 3, 3), (1, 1, 2), 4, seed=5)
 
 
+@pytest.fixture(scope="module")
+def made(plan, tmp_path_factory):
+    """Systems by mode, each with a store of its own."""
+
+    @functools.cache
+    def of(mode):
+        return train_sisa(plan, store=unroll.Store(tmp_path_factory.mktemp(mode)), mode=mode)
+
+    return of
+
+
+@pytest.fixture
+def stored(made, tmp_path):
+    """`stored(mode)`: such a system with a copy of the store, which nobody has recorded."""
+
+    def of(mode="sequential"):
+        system = made(mode)
+        shutil.copytree(system.store.root, tmp_path / "store")
+        return dataclasses.replace(system, store=unroll.Store(tmp_path / "store"))
+
+    return of
+
+
 def addresses(system):
     return set(system.lineage())
 
@@ -40,10 +68,10 @@ def with_content(store):
     return {path.name for path in store.root.iterdir() if store.steps(path.name)}
 
 
-@pytest.mark.parametrize("mode", ["sequential", "batched"])
-def test_a_purge_removes_exactly_the_stages_that_read_what_was_deleted(plan, tmp_path, mode):
-    store = unroll.Store(tmp_path / "store")
-    system = train_sisa(plan, store=store, mode=mode)
+@MODES
+def test_a_purge_removes_exactly_the_stages_that_read_what_was_deleted(plan, stored, mode):
+    system = stored(mode)
+    store = system.store
     record_sisa(store, system)
     carriers = {each for each, ids in system.lineage().items() if np.isin(FIRST, ids).any()}
     assert 0 < len(carriers) < 9
@@ -57,10 +85,10 @@ def test_a_purge_removes_exactly_the_stages_that_read_what_was_deleted(plan, tmp
     assert check_purged(store, plan.dataset.fingerprint, FIRST) == []
 
 
-@pytest.mark.parametrize("mode", ["sequential", "batched"])
-def test_deletions_after_a_purge_have_the_bits_of_a_training_from_scratch(plan, tmp_path, mode):
-    store = unroll.Store(tmp_path / "store")
-    system = train_sisa(plan, store=store, mode=mode)
+@MODES
+def test_deletions_after_a_purge_have_the_bits_of_a_training_from_scratch(plan, stored, mode):
+    system = stored(mode)
+    store = system.store
     record_sisa(store, system)
     system, _ = system.delete(FIRST)
     purge_removed(store, system)
@@ -78,18 +106,48 @@ def test_deletions_after_a_purge_have_the_bits_of_a_training_from_scratch(plan, 
     assert with_content(store) == addresses(further)
 
 
-def test_stages_that_nobody_recorded_go_too(plan, tmp_path):
+def test_stages_that_nobody_recorded_go_too(plan, stored):
     """Such as those of a training that was killed before its lineage was written."""
-    store = unroll.Store(tmp_path / "store")
-    system = train_sisa(plan, store=store)
+    system = stored()
+    store = system.store
     after, _ = system.delete(FIRST)
     purge_removed(store, after)
     assert with_content(store) == addresses(after)
 
 
-def test_a_damaged_description_counts_as_dependent(plan, tmp_path):
-    store = unroll.Store(tmp_path / "store")
-    system = train_sisa(plan, store=store)
+@MODES
+def test_noise_of_constant_work_goes_without_a_trace_and_nothing_else_does(plan, stored, mode):
+    system = stored(mode)
+    store = system.store
+    record_sisa(store, system)
+    after, _ = system.delete(FIRST, constant_work=True, bound=3)
+    noise = with_content(store) - addresses(system) - addresses(after)
+    assert len(noise) == 9 - len(addresses(after) - addresses(system))
+    listed = purge_removed(store, after, dry_run=True)
+    assert {each.path.name for each in listed if each.kind == "noise"} == noise
+    purge_removed(store, after)
+    assert with_content(store) == addresses(after)
+    assert not [each for each in noise if (store.root / each).exists()]
+    # Noise after a purge is in nobody's way, and neither is the next purge.
+    further, _ = after.delete(SECOND, constant_work=True)
+    assert further.hash == train_sisa(plan, removed=[*FIRST, *SECOND], mode=mode).hash
+    purge_removed(store, further)
+    assert check_purged(store, plan.dataset.fingerprint, [*FIRST, *SECOND]) == []
+    assert with_content(store) == addresses(further)
+
+
+def test_a_purge_of_no_example_removes_nothing(plan, stored):
+    """Not even what nothing is known of: nobody asked for anything to be forgotten."""
+    system = stored()
+    store = system.store
+    same, _ = system.delete([], constant_work=True)
+    before = with_content(store)
+    assert purge_removed(store, same) == [] and with_content(store) == before
+
+
+def test_a_damaged_description_counts_as_dependent(plan, stored):
+    system = stored()
+    store = system.store
     record_sisa(store, system)
     innocent = next(e for e, ids in system.lineage().items() if not np.isin(FIRST, ids).any())
     (store.root / innocent / "lineage.json").write_text("{}")
@@ -101,9 +159,9 @@ def test_a_damaged_description_counts_as_dependent(plan, tmp_path):
     assert innocent not in {each.path.name for each in listed}
 
 
-def test_a_lineage_that_does_not_follow_from_the_plan_is_not_written(plan, tmp_path):
-    store = unroll.Store(tmp_path / "store")
-    system = train_sisa(plan, store=store)
+def test_a_lineage_that_does_not_follow_from_the_plan_is_not_written(plan, stored):
+    system = stored()
+    store = system.store
     other = dataclasses.replace(plan, assignment=random_assignment(1, 50, 3, 3))
     with pytest.raises(StoreError, match="is not of shard 0, slice 0; give the plan it is of"):
         record_sisa(store, dataclasses.replace(system, plan=other))
@@ -112,11 +170,11 @@ def test_a_lineage_that_does_not_follow_from_the_plan_is_not_written(plan, tmp_p
         record_sisa(store, lie)
 
 
-def test_what_is_left_is_an_error_that_names_it(plan, tmp_path, monkeypatch):
+def test_what_is_left_is_an_error_that_names_it(stored, monkeypatch):
     from unroll.deletion import lineage_sisa
 
-    store = unroll.Store(tmp_path / "store")
-    after, _ = train_sisa(plan, store=store).delete(FIRST)
+    after, _ = stored().delete(FIRST)
+    store = after.store
     monkeypatch.setattr(lineage_sisa, "purge", lambda *_, **__: [])
     with pytest.raises(StoreError, match=r"after a purge \d entries are left, the first is "):
         purge_removed(store, after)
@@ -169,6 +227,7 @@ class StudyRun:
         return [record for batch in run_study(self.study, self.store) for record in batch]
 
 
+@pytest.mark.slow
 def test_the_store_of_an_ordinary_study_is_purged_and_proved_free(blobs, mlp_spec, tmp_path):
     """Models, results of methods, SISA stages, a tangent, records; what is exact stays."""
     made = StudyRun(tmp_path, blobs, mlp_spec)

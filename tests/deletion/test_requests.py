@@ -1,7 +1,9 @@
 """Reading request lines: what is one, what is none and why, macs, and the register of a stream."""
 
+import copy
 import io
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -12,13 +14,14 @@ from unroll.deletion.requests import (
     LONGEST_LINE,
     Register,
     Request,
+    _shown,
     append_line,
     cut_half_line,
     format_request,
     parse_request,
     read_lines,
 )
-from unroll.errors import InputError
+from unroll.errors import InputError, StoreError
 
 KEY = b"a key"
 GOOD = {"request": "r-1", "time": 12.5, "delete": [17, 4]}
@@ -104,6 +107,20 @@ BAD = [
     (changed(delete=[3, 4, 3]), "id 3 occurs twice"),
     (changed(mac="0" * 63), "not 64 hex digits"),
     (changed(mac=5), "not 64 hex digits"),
+    (changed(mac="A" * 64), "not 64 hex digits in lower case"),
+    (changed(time="\ud83d"), "no time"),
+    (changed(delete=[1.5e3]), "1500.0 is no id"),
+    (b'{"request":"a","time":1,"delete":[1e3]}', "1000.0 is no id"),
+    (b'{"request":"a","time":1,"delete":[-0.0]}', "-0.0 is no id"),
+    (b'{"request":"a","time":1,"delete":[0, -0]}', "id 0 occurs twice"),
+    (b'{"request":"a","time":1,"delete":[01]}', "no JSON"),
+    (b'{"request":"a","time":1,"delete":[{"x":1,"x":1}]}', "'x' occurs twice"),
+    (b'{"request":"a","time":1,"d\\u0065lete":[1],"delete":[2]}', "'delete' occurs twice"),
+    (b"\xef\xbb\xbf" + changed(), "no JSON"),
+    (changed() + b"\0", "no JSON"),
+    (changed() + b"\xc2\xa0", "no JSON"),
+    (b"\xed\xa0\x80", "byte 0 is not UTF-8"),
+    (b"\xc0\xae", "byte 0 is not UTF-8"),
 ]
 
 
@@ -111,6 +128,39 @@ BAD = [
 def test_what_is_no_request_is_refused_in_one_line(content, message):
     with pytest.raises(InputError, match=message):
         raise InputError(refusal(content))
+
+
+def test_what_is_read_though_it_looks_odd():
+    assert parse_request(changed() + b"\r") == parse_request(changed())
+    assert str(parse_request(b'{"request":"a","time":-0.0,"delete":[1]}').time) == "0.0"
+    assert parse_request(b'{"request":"a","time":1e3,"delete":[1]}').time == 1000.0
+    assert parse_request(b'{"request":"\\u0061","time":1,"delete":[1]}').name == "a"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps({str(number): 0 for number in range(50_000)})[:-1] + ', "49999": 0}',
+        # All of these numbers have the same hash.
+        '{"request":"a","time":1,"delete":%s}' % [n * (2**61 - 1) for n in range(40_000)],
+    ],
+    ids=["names", "ids"],
+)
+def test_no_line_takes_long(content):
+    """As it would where each name or id is compared with all others."""
+    begun = time.process_time()
+    try:
+        parse_request(content.encode())
+    except InputError as error:
+        assert "'49999' occurs twice" in str(error)
+    assert time.process_time() - begun < 3
+
+
+def test_a_value_that_is_too_deep_to_print_is_shown():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    assert _shown(value) == "something huge"
 
 
 def test_macs():
@@ -140,7 +190,7 @@ def register():
 
 
 def facts(made):
-    return vars(made) | {"names": set(made.names), "_state": dict(made._state)}
+    return copy.deepcopy(vars(made))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +202,7 @@ def facts(made):
         (("a", 4.9, "predict", (0,)), "clock goes back"),
         (("a", 5, "delete", (6,)), "unknown id 6; there are 6 training examples"),
         (("a", 5, "delete", (10**4000,)), "unknown id 1000"),
-        (("a", 5, "delete", (10**5000,)), "unknown id a huge number"),
+        (("a", 5, "delete", (10**5000,)), "unknown id something huge"),
         (("a", 5, "status", (6,)), "unknown id 6; there are 6 training"),
         (("a", 5, "predict", (3,)), "unknown id 3; there are 3 test examples"),
         (("a", 5, "delete", (4, 1)), "id 1 is already deleted"),
@@ -200,3 +250,9 @@ def test_a_half_written_line_is_cut_off_and_written_again(tmp_path):
     cut_half_line(path)
     append_line(path, "two")
     assert path.read_bytes() == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("write", [cut_half_line, lambda path: append_line(path, "one")])
+def test_what_cannot_be_written_is_said(tmp_path, write):
+    with pytest.raises(StoreError, match="cannot write the requests .*Is a directory"):
+        write(tmp_path)

@@ -1,5 +1,7 @@
 """The server: fates, answers, policies, kills between any two durable steps, damage, the ledger."""
 
+import copy
+import io
 import json
 
 import numpy as np
@@ -18,10 +20,10 @@ from serving_parts import (
 import unroll
 from unroll.deletion import keys
 from unroll.deletion.journal import Journal
-from unroll.deletion.requests import Request, format_request
+from unroll.deletion.requests import LONGEST_LINE, Request, format_request, read_lines
 from unroll.deletion.server import SignedLog
-from unroll.deletion.services import SingleModel
-from unroll.errors import InputError
+from unroll.deletion.services import SingleModel, Work
+from unroll.errors import InputError, StoreError
 
 BATCHES = "batches(size=3, longest_wait=2.5)"
 BUDGETED = "budgeted(method='any', threshold=3, distance=2.5)"
@@ -127,7 +129,7 @@ def test_answers_come_from_the_model_of_the_moment(tmp_path, test_set):
 
 
 def whole_state(server):
-    register = {k: v for k, v in vars(server.register).items() if not isinstance(v, set)}
+    register = copy.deepcopy(vars(server.register))
     return register, server.service.hash, server.waiting, server.service.made[:]
 
 
@@ -159,6 +161,99 @@ def test_a_refused_line_changes_nothing(tmp_path, test_set, content, message, po
             assert server.journal.records[-1]["why"] == answer.message
             assert whole_state(server) == before
         assert server.submit(line(2, "delete", [3])).fate == "accepted"
+
+
+def test_lines_that_end_as_on_windows_are_the_same_after_a_restart(tmp_path):
+    lines = list(read_lines(io.BytesIO(line(1, "delete", [1]) + b"\r\n\r\nnonsense\r\n")))
+    serve(tmp_path, lines)
+    server = serve(tmp_path, [*lines, line(2, "delete", [2])])
+    assert server.removed.tolist() == [1, 2] and server.journal.lines == 4
+
+
+def test_a_line_that_is_cut_for_its_length_is_refused_wherever_the_cut_falls(tmp_path):
+    content = line(1, "delete", [1]).ljust(LONGEST_LINE) + b"\r and more of it"
+    (found,) = read_lines(io.BytesIO(content + b"\n"))
+    with serving(tmp_path) as server:
+        assert "longer than" in server.submit(found).message
+
+
+class Failing(Counting):
+    """Cannot be stored, so many times."""
+
+    errors = 0
+
+    def without(self, ids, *, progress=None):
+        if len(ids) and Failing.errors > 0:
+            Failing.errors -= 1
+            raise StoreError("no space")
+        return super().without(ids, progress=progress)
+
+
+def test_after_an_error_only_another_server_goes_on(tmp_path):
+    """What was begun comes first, so a server that went on would spoil the journal."""
+    lines = [line(1, "delete", [1]), line(2, "delete", [2])]
+    Failing.errors = 1
+    with serving(tmp_path, service=Failing()) as server:
+        with pytest.raises(StoreError, match="no space"):
+            server.submit(lines[0])
+        records = len(server.journal.records)
+        for again in (lambda: server.submit(lines[0]), lambda: server.submit(lines[1])):
+            with pytest.raises(InputError, match="stopped at an error; open its journal again"):
+                again()
+        with pytest.raises(InputError, match="stopped at an error"):
+            server.finish()
+        assert len(server.journal.records) == records
+    server = serve(tmp_path, lines, service=Failing())
+    assert applied(server) == [("exact", ["r-1"], 1.0), ("exact", ["r-2"], 2.0)]
+
+
+def test_a_head_that_cannot_be_written_loses_no_line(tmp_path, monkeypatch):
+    lines = [line(1, "delete", [1]), line(2, "delete", [2])]
+
+    def full(journal):
+        raise StoreError("cannot write the head")
+
+    with serving(tmp_path, policy="batches(size=2)") as server, monkeypatch.context() as patch:
+        patch.setattr(Journal, "_write_head", full)
+        with pytest.raises(StoreError, match="head"):
+            server.submit(lines[0])
+        patch.undo()
+        with pytest.raises(InputError, match="stopped at an error"):
+            server.submit(lines[0])
+    server = serve(tmp_path, lines, policy="batches(size=2)")
+    assert applied(server) == [("exact", ["r-1", "r-2"], 2.0)]
+
+
+class Unmeasurable(Counting):
+    """An approximation of which nobody can say how far it went."""
+
+    def approximately(self, ids, method, *, progress=None):
+        made, _ = super().approximately(ids, method, progress=progress)
+        estimates = {"distance": float("nan"), "guess": float("-inf")}
+        return Unmeasurable(made.deleted, made.since, made.made), Work(1.0, 0.1, estimates)
+
+    def without(self, ids, *, progress=None):
+        made, work = super().without(ids, progress=progress)
+        return Unmeasurable(made.deleted, (), made.made), work
+
+
+def test_what_is_no_number_uses_the_budget_up_and_stops_nothing(tmp_path, monkeypatch):
+    policy = "budgeted(method='any', threshold=9, estimate='guess', limit=1.0)"
+    options = dict(policy=policy, measure=lambda service, how: {"drift": float("inf")})
+    lines = [line(1, "delete", [1]), line(2, "delete", [2])]
+    server = serve(tmp_path / "whole", lines, service=Unmeasurable(), **options)
+    assert [how for how, _, _ in applied(server)] == ["approximate", "exact"] * 2
+    record = next(each for each in server.journal.records if each["record"] == "applied")
+    assert record["metrics"] == {"drift": None}
+    assert record["estimates"] == {"distance": None, "guess": None}
+    # Killed behind the approximation, which has the same consequence after the restart.
+    with pytest.raises(Killed), killed_at(monkeypatch, 8):
+        serve(tmp_path / "killed", lines, service=Unmeasurable(), **options)
+    found = Journal.open(tmp_path / "killed" / "journal.jsonl")
+    assert found.records[-1]["record"] == "applied"
+    found.close()
+    again = serve(tmp_path / "killed", lines, service=Unmeasurable(), **options)
+    assert steady(again.journal.records) == steady(server.journal.records)
 
 
 def test_a_key_is_demanded(tmp_path):

@@ -38,10 +38,14 @@ def plan(mlp_spec, data):
     return SisaPlan(mlp_spec, data, random_assignment(0, 30, 2, 2), (1, 1), 5)
 
 
-def twin(run, ids, **options):
-    weights = np.ones(len(run.dataset), np.float32)
+def _gone(ids):
+    weights = np.ones(30, np.float32)
     weights[ids] = 0.0
-    return unroll.train(run.spec, run.dataset, run.schedule, weights=weights, **options)
+    return weights
+
+
+def twin(run, ids, **options):
+    return unroll.train(run.spec, run.dataset, run.schedule, weights=_gone(ids), **options)
 
 
 def test_a_single_model_without_is_the_twin_in_any_order(run):
@@ -87,11 +91,34 @@ def test_numbers_that_a_method_gives_are_estimates(run):
     assert {"last_term_norm", "distance"} <= set(work.estimates)
 
 
+def test_measured_seconds_are_no_estimates(run):
+    _, work = SingleModel(run).approximately(IDS, "segments(count=2, examples=4, rank=2)")
+    assert set(work.estimates) == {"preparation_example_gradients", "distance"}
+
+
+def test_an_approximation_after_an_exact_point_does_not_look_at_what_was_deleted(run, data):
+    """Other examples in their place change no bit of it."""
+    inputs, labels = data.inputs.copy(), data.labels.copy()
+    inputs[[8, 9]], labels[[8, 9]] = 1e3, 0
+    other = dataclasses.replace(data, inputs=inputs, labels=labels)
+    hashes = []
+    for examples in (data, other):
+        made = SingleModel(unroll.train(run.spec, examples, run.schedule, weights=_gone([8, 9])))
+        hashes.append(made.approximately(IDS, "single_gradient")[0].hash)
+        hashes.append(made.approximately(IDS, "segments(count=2, examples=20, rank=2)")[0].hash)
+        hashes.append(made.approximately(IDS, "amnesiac(only='forget')")[0].hash)
+    assert hashes[:3] == hashes[3:] and len(set(hashes)) == 3
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
         ("finetune", "reads retain, where examples of former deletions still lie"),
         ("projected_gradient", "reads .*statistics"),
+        ("original", "original takes nothing back"),
+        # Of the run: it recorded only its ends.
+        ("checkpointed_gradient", "recorded only its ends; train with record="),
+        ("single_gradient(start=1)", "step 1 is not recorded"),
         ("nonsense", "unknown method"),
     ],
 )
@@ -132,7 +159,12 @@ def test_a_sisa_service_is_its_system(plan, blobs):
 def test_a_description_does_not_tell_what_was_removed(run):
     service = SingleModel(run)
     assert service.describe() == service.without(IDS)[0].describe()
-    assert service.describe() != SingleModel(dataclasses.replace(run, seed=1)).describe()
+    for changed in (
+        SingleModel(dataclasses.replace(run, seed=1)),
+        SingleModel(run, seed=1),
+        SingleModel(run, unroll.Record(every=1)),
+    ):
+        assert changed.describe() != service.describe()
 
 
 def test_deletions_compile_nothing(run):
@@ -197,6 +229,22 @@ def test_after_a_purge_nothing_in_the_store_depends_on_the_deleted(tmp_path, run
         server.submit(LINES[2])
         assert dependents(store, fingerprint, GONE) == []
         assert server.removed.tolist() == GONE
+
+
+def test_a_purge_that_was_killed_is_done_again_though_more_was_approximated(tmp_path, run):
+    store = unroll.Store(tmp_path / "store")
+    make, policy = single(run, store), "budgeted(method='single_gradient', threshold=1)"
+    options = dict(policy=policy, purge=True)
+    with serving(tmp_path, service=make([]), **options) as server:
+        server.submit(LINES[0])  # two examples: exact
+        server.submit(LINES[1])
+        assert server.register.status(17) == "approximated"
+    fingerprint = run.dataset.fingerprint
+    make([])  # as if the purge had not come to it
+    assert dependents(store, fingerprint, [3, 4])
+    with serving(tmp_path, service=make([3, 4]), **options) as server:
+        assert dependents(store, fingerprint, [3, 4]) == []
+        assert server.register.status(17) == "approximated"
 
 
 def test_a_purge_needs_a_store(tmp_path, run):

@@ -186,7 +186,11 @@ def test_the_store_gives_back_what_did_not_change(plan, tmp_path, monkeypatch, m
     assert same_cost.example_gradients == cost.example_gradients > 0
 
 
-@MODES
+@pytest.mark.parametrize(
+    # One after the other is the kill of an ordinary run, see tests/test_checkpoint.py.
+    "mode",
+    [pytest.param("sequential", marks=pytest.mark.slow), "batched"],
+)
 def test_a_killed_deletion_goes_on_with_the_same_bits(plan, tmp_path, mode):
     class Killed(Exception):
         pass

@@ -166,6 +166,7 @@ def test_lines_are_authenticated():
         ("mixed(delete=0, predict=0, status=0)", "the shares are all 0"),
         ("mixed(largest=13)", "largest=13"),
         ("uniform(requests=5, rate=0)", "rate must be a number above 0"),
+        ("uniform(requests=5, rate=1e-310)", "too low a rate"),
         ("uniform(requests=0)", "requests must be a whole number"),
         ("adaptive(choice='best')", "unknown choice 'best'"),
     ],

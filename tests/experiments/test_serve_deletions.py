@@ -3,9 +3,13 @@
 import json
 
 import pytest
-from run_script import one_line_error, run_script
+import serve_deletions
+from run_script import one_line_error, run_script, smoke_config
 
+from unroll.deletion.journal import Journal
 from unroll.deletion.requests import Request, format_request
+from unroll.deletion.server import describe_server
+from unroll.errors import InputError
 
 IMAGES = "--config.dataset=random_images(num_train=128, num_test=20, size=8, num_classes=4)"
 SISA = "serve_digits_sisa.py"
@@ -116,6 +120,7 @@ def test_a_file_of_requests_is_served_as_far_as_it_goes_and_then_on(tmp_path):
                 ("--config.stream=none", "unknown stream 'none'"),
                 ("--config.request_key=nowhere", "cannot read the request key nowhere"),
                 ("--config.aggregation=median", "unknown aggregation 'median'"),
+                ("--config.gradient_seconds=inf", "must be finite, 0 or more"),
                 ("--config.drift_every=-1", "drift_every must be a whole number"),
                 ("--config.train_seeds=(0, 1)", "one seed in train_seeds"),
             ]
@@ -124,3 +129,36 @@ def test_a_file_of_requests_is_served_as_far_as_it_goes_and_then_on(tmp_path):
 )
 def test_mistakes_are_one_line_and_cost_nothing(tmp_path, argument, message):
     assert message in one_line_error(serve(SISA, argument, cwd=tmp_path))
+
+
+@pytest.mark.parametrize("config", [SISA, "serve_digits_budgeted.py"])
+def test_a_journal_of_another_server_is_found_before_anything_is_trained(tmp_path, config):
+    chosen = smoke_config(f"deletion/{config}")
+    setting = serve_deletions.build_setting(chosen)
+    rest = setting.policy, setting.test, setting.key
+    with Journal.open(tmp_path / "journal.jsonl") as journal:
+        serve_deletions.compare(journal, setting)
+        assert journal.records == []
+        # One of the descriptions is that of the service itself.
+        journal.begin(describe_server(setting.make([], None).describe(), *rest))
+        serve_deletions.compare(journal, setting)
+        for name, value in [
+            ("epochs", chosen.epochs + 1),
+            ("batch_size", 8),
+            ("train_seeds", (1,)),
+        ]:
+            other = chosen.copy_and_resolve_references()
+            other[name] = value
+            with pytest.raises(InputError, match="another server: service differs"):
+                serve_deletions.compare(journal, serve_deletions.build_setting(other))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05])
+def test_a_deletion_that_changes_nothing_has_no_drift_and_stops_no_server(tmp_path, rate):
+    chosen = smoke_config("deletion/serve_digits_budgeted.py")
+    chosen.optimizer.learning_rate, chosen.drift_every = rate, 1
+    setting = serve_deletions.build_setting(chosen)
+    model, _ = setting.make([], None).approximately([3], "single_gradient")
+    with Journal.open(tmp_path / "journal.jsonl") as journal:
+        found = serve_deletions._measure(chosen, setting, journal)(model, "approximate")
+    assert ("drift" in found) == (rate > 0) and "test_accuracy" in found

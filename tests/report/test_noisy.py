@@ -43,6 +43,37 @@ def test_a_diverged_model_is_no_number(tmp_path):
     assert "In 1 of 1 settings" in page
 
 
+def bars(figure):
+    """Ends of the error bars of the first panel, by the heights of their points."""
+    (axes,) = figure.axes
+    found = {}
+    for line in axes.containers:
+        points, _, (segments,) = line.lines
+        ends = [[float(y) for _, y in ends] for ends in segments.get_segments()]
+        found |= dict(zip(points.get_ydata().tolist(), ends, strict=True))
+    return found
+
+
+def test_whiskers_end_where_accuracies_do():
+    near = [noisy(0, 1.0, 0.02), noisy(1, 1.0, 0.1), noisy(0, 8.0, 0.9), noisy(1, 8.0, 0.98)]
+    found = bars(noisy_figure([*rows()[:2], *near]))
+    # Student's interval of two seeds is 12.7 half differences wide to either side.
+    (low, high), (other_low, other_high) = found.values()
+    assert low == 0.0 and high == pytest.approx(0.06 + 12.706 * 0.04, rel=1e-4)
+    assert other_low == pytest.approx(0.94 - 12.706 * 0.04, rel=1e-4) and other_high == 1.0
+
+
+def test_what_diverged_for_some_seeds_has_no_point_and_no_empty_cell(tmp_path):
+    broken = noisy(0, 1.0, None, note="not finite", error=None, cost=None, forget_accuracy=None)
+    broken = dataclasses.replace(broken, sigma=None, noise_norm=None, share_clipped=None)
+    both = [*rows()[:2], broken, noisy(1, 1.0, 0.3), *rows()[4:]]
+    assert set(bars(noisy_figure(both))) == {0.7}
+    page = write_noisy(both, tmp_path, "t", 1e-5).read_text()
+    line = next(text for text in page.splitlines() if text.startswith("| noisy"))
+    assert "|  |" not in line and broken.kept is None
+    assert "not drawn" in page
+
+
 def test_there_must_be_something_to_draw():
     with pytest.raises(InputError, match="to draw"):
         noisy_figure(rows()[:2])

@@ -47,6 +47,23 @@ def test_numbers_of_a_journal():
     assert found["accuracy"] == [0.5, 0.75, 1.0]
     assert found["drift"] == {"measured": 1, "largest": 0.25}
     assert found["refusals"] == {"this is no JSON (x)": 1}
+
+
+def test_refusals_for_the_same_reason_are_counted_together():
+    reasons = [f"id {number} is already deleted; leave it out" for number in range(30)]
+    reasons += ["unknown field 'a; b'; leave it out", 'unknown field "it\'s"; leave it out']
+    reasons += [f"time={value} is no time; give" for value in ("-1.0", "'now'", "1e-05")]
+    records = [*journal(), *({"record": "refused", "why": why} for why in reasons)]
+    assert summarize_serving(records, SERVED)["refusals"] == {
+        "id ... is already deleted": 30,
+        "time=... is no time": 3,
+        "unknown field ...": 2,
+        "this is no JSON (x)": 1,
+    }
+
+
+def test_when_requests_were_acted_on():
+    found = summarize_serving(journal(), SERVED)
     # a from 1 to 2, then b with the exact one behind it from 2 to 8.
     assert found["queues"]["until acted on"]["waits"] == [1.0, 6.0]
     # All work is for both, from 2 to 9.

@@ -119,6 +119,11 @@ class AnyRecipe:
         """Arrays that say in which order examples are read; `Entry.schedule` is their hash."""
         raise NotImplementedError
 
+    @property
+    def method(self) -> str | None:
+        """The method that it is of, as `Entry.method` has it; `None` if it may be of several."""
+        return None
+
     def _arrays(self) -> dict[str, np.ndarray]:
         arrays = {name: np.asarray(value) for name, value in vars(self).items()}
         return {**arrays, "seed": np.int64(self.seed)}
@@ -287,8 +292,8 @@ class Link:
     """One thing that was compared.
 
     Attributes:
-      name: `recipe`, `requests`, `spec`, `seed`, `schedule`, `weights`, `initial`, `dataset`,
-        `remaining data`, `environment`, `code`, or `parameters`.
+      name: `recipe`, `method`, `requests`, `spec`, `seed`, `schedule`, `weights`, `initial`,
+        `dataset`, `remaining data`, `environment`, `code`, or `parameters`.
       holds: whether it agrees; `None` where that alone decides nothing, or nothing was compared.
       message: what was found.
     """
@@ -424,6 +429,8 @@ def _materials(entry, recipe, spec, dataset, salt, initial) -> Iterator[Link]:
 
     whole = same("recipe", salted_hash(salt, "recipe", recipe.hash.encode()), "recipe")
     yield whole
+    if recipe.method is not None:
+        yield same("method", recipe.method, "method")
     yield same("requests", salted_ids(salt, recipe.forget), "list of deleted ids")
     yield same("spec", description_hash(spec.describe()), "specification")
     yield same("seed", recipe.seed, "seed")

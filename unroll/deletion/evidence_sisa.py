@@ -84,6 +84,11 @@ class SisaRecipe(AnyRecipe):
         names = ("shard", "slice", "shards", "slices", "epochs", "batch_size", "width")
         return {name: np.asarray(getattr(self, name)) for name in names}
 
+    @property
+    def method(self) -> str:
+        """The name `sisa` with shards and slices."""
+        return format_call(SISA, dict(shards=self.shards, slices=self.slices))
+
     @classmethod
     def _restored(cls, name: str, array: np.ndarray) -> Any:
         numbers = ("seed", "shards", "slices", "batch_size", "width")
@@ -184,9 +189,8 @@ def _recipe(system: Sisa, forget: np.ndarray) -> SisaRecipe:
 
 
 def _entry(system: Sisa, recipe: SisaRecipe, salt, metrics, changes: dict[str, Any]) -> Entry:
-    plan, sizes = system.plan, dict(shards=recipe.shards, slices=recipe.slices)
-    method = format_call(SISA, sizes)
-    changes |= dict(method=method, initial=None, parameters_after=system_hash(system))
+    plan = system.plan
+    changes |= dict(method=recipe.method, initial=None, parameters_after=system_hash(system))
     return compose_entry(recipe, plan.spec, plan.dataset, salt, metrics, **changes)
 
 

@@ -27,6 +27,7 @@ its process, and a lock file that lies around locks nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -151,7 +152,8 @@ class Journal:
 
         Raises:
           InputError: if the record has no JSON form.
-          StoreError: if it cannot be written.
+          StoreError: if it cannot be written. Whether it is there shows when the journal is opened
+            again, which is all that can then be done.
         """
         try:
             complete = _chained(record, self._previous)
@@ -163,7 +165,9 @@ class Journal:
             _write(self._descriptor, data)
             os.fsync(self._descriptor)
         except OSError as error:
-            os.ftruncate(self._descriptor, size)
+            # Where even this fails, the half record is cut off at the next opening.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, size)
             raise StoreError(f"cannot append to {self.path} ({error.strerror})") from error
         self._remember(complete)
         self._write_head()
@@ -193,10 +197,9 @@ class Journal:
 
     def _read(self) -> None:
         try:
-            content = self.path.read_bytes() if self.path.exists() else None
+            content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
             raise StoreError(f"cannot read {self.path} ({error.strerror})") from None
-        is_new, content = content is None, content or b""
         *lines, rest = content.split(b"\n")
         for number, line in enumerate(lines, start=1):
             self._remember(self._checked(number, line))
@@ -206,8 +209,9 @@ class Journal:
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:
             raise StoreError(f"cannot open {self.path} ({error.strerror})") from None
-        if is_new:
-            _sync_folder(self.path.parent)
+        # Also where a file is there: a kill may have come between its making and this.
+        if not content:
+            sync_folder(self.path.parent)
         if rest:
             logger.warning(
                 "%s ends with a half-written record of %d bytes, which a kill left; it is cut off",
@@ -228,13 +232,16 @@ class Journal:
             content = {name: value for name, value in record.items() if name != "hash"}
             previous = record["previous"]
             intact = record == _chained(content, previous) and line == canonical(record)
+            said = [record["record"], *([record["sha256"]] if record["record"] in FATES else [])]
+            if not all(isinstance(each, str) for each in said):
+                raise TypeError("not texts")
         except (TypeError, ValueError, KeyError, AttributeError, RecursionError):
             raise damaged("cannot be read") from None
         if not intact:
             raise damaged("was changed")
         if previous != self._previous:
             raise damaged("does not follow the one before it: records are missing or moved")
-        if (record.get("record") == "begin") != (number == 1):
+        if (record["record"] == "begin") != (number == 1):
             raise damaged("does not belong there")
         if number == 1 and record.get("format") != FORMAT:
             raise damaged(f"is of format {record.get('format')}, not {FORMAT}")
@@ -290,7 +297,8 @@ def _locked(path: Path) -> BinaryIO:
     return file
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Puts the names of a folder's files on the disk, as `os.fsync` does with their content."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

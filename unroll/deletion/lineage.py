@@ -44,6 +44,8 @@ from unroll.checkpoint import Store
 from unroll.data.dataset import Dataset
 from unroll.data.ids import IdsLike, as_ids
 from unroll.deletion.lineage_files import (
+    IDENTITY,
+    NOISE,
     decoded,
     encoded,
     entries,
@@ -51,6 +53,7 @@ from unroll.deletion.lineage_files import (
     keep_array,
     load_array,
     read_identity,
+    read_json,
     read_lineage,
     write_lineage,
 )
@@ -81,9 +84,9 @@ class Dependence:
     every_slot: bool = False
 
     def on(self, fingerprint: str, ids: np.ndarray) -> bool:
-        """Whether any of these examples is among them."""
+        """Whether any of these examples is among them; of no examples, none is."""
         if self.parts is None:
-            return True
+            return len(ids) > 0
         if fingerprint not in self.parts:
             return False
         own = self.parts[fingerprint]
@@ -328,6 +331,8 @@ def kind_of(path: Path) -> str:
     lineage = read_lineage(path)
     if lineage is not None:
         return lineage["kind"]
+    if set(read_json(path / IDENTITY) or ()) == {NOISE}:
+        return NOISE
     identity = read_identity(path) or {}
     if "method" in identity:
         return f"result of {identity['method']}"

@@ -26,6 +26,8 @@ from unroll.training.spec import description_hash
 
 IDENTITY, LINEAGE, PURGED = "identity.json", "lineage.json", "purged.json"
 DESCRIPTIONS = (IDENTITY, LINEAGE, PURGED)
+NOISE = "noise"
+"""The only key of the description of what constant work leaves, see `stages.store_noise`."""
 _OWN_FOLDER, _UNFINISHED, _TEMPORARY = "lineage", "unfinished-", ".description-"
 
 

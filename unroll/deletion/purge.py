@@ -17,6 +17,7 @@ from unroll.data.ids import IdsLike
 from unroll.deletion.lineage import Dependent, dependence_of, dependents, kind_of
 from unroll.deletion.lineage_files import (
     DESCRIPTIONS,
+    NOISE,
     PURGED,
     arrays_folder,
     entries,
@@ -42,9 +43,10 @@ def purge(
     """Removes what depends on any of the examples, and returns what it was.
 
     Of each removed entry a file `purged.json` stays with the content hashes of its states, so that
-    what the ledger names can be told from what never existed; no array stays. A purge that was
-    interrupted is called again. The last run that can be replayed must be without the examples
-    before (`retrain` or `replay`, stored and recorded), or there is none left.
+    what the ledger names can be told from what never existed; no array stays. The noise that
+    constant work leaves goes without a trace. A purge that was interrupted is called again. The
+    last run that can be replayed must be without the examples before (`retrain` or `replay`, stored
+    and recorded), or there is none left.
 
     Args:
       store: the store.
@@ -112,8 +114,10 @@ def _remove(path: Path, keep_hashes: bool) -> None:
     if path.is_file():
         path.unlink()
         return
+    kind = kind_of(path)
+    keep_hashes = keep_hashes and kind != NOISE  # no ledger names it
     if keep_hashes:
-        write_json(path / PURGED, {"kind": kind_of(path), "states": _state_hashes(path)})
+        write_json(path / PURGED, {"kind": kind, "states": _state_hashes(path)})
     # What describes the entry goes last: a half-removed one must still be known for what it is.
     children = sorted(path.iterdir(), key=lambda child: child.name in DESCRIPTIONS)
     for child in children:

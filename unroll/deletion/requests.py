@@ -19,9 +19,11 @@ duplicate names, huge numbers and NaN are gone before it sees the object.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import hmac
+import itertools
 import json
 import math
 import os
@@ -31,7 +33,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from unroll.checks import whole_number
-from unroll.errors import InputError
+from unroll.deletion.journal import sync_folder
+from unroll.errors import InputError, StoreError
 
 LONGEST_LINE = 2**20
 """Bytes of the longest line that is read, its end not counted."""
@@ -126,8 +129,8 @@ def _read_object(line: bytes) -> dict[str, Any]:
 def _different_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise InputError(f"the field {_shown(twice)} occurs twice; give it once")
     return fields
 
@@ -161,17 +164,19 @@ def _read_ids(value: Any) -> tuple[int, ...]:
     for each in value:
         if type(each) is not int or each < 0:
             raise InputError(f"{_shown(each)} is no id; ids are whole numbers from 0")
-    if len(set(value)) < len(value):
-        seen: set[int] = set()
-        twice = next(each for each in value if each in seen or seen.add(each))
-        raise InputError(f"id {_shown(twice)} occurs twice; give each id once")
+    # Not by a set: a stranger can choose numbers of equal hash, which all meet in one place of it.
+    for one, following in itertools.pairwise(sorted(value)):
+        if one == following:
+            raise InputError(f"id {_shown(one)} occurs twice; give each id once")
     return tuple(value)
 
 
 def _check_mac(fields: dict[str, Any], key: bytes | None) -> None:
     found = fields.get("mac")
     if "mac" in fields and not (isinstance(found, str) and _MAC.fullmatch(found)):
-        raise InputError("the mac is not 64 hex digits; give the HMAC-SHA256 of the line")
+        raise InputError(
+            "the mac is not 64 hex digits in lower case; give the HMAC-SHA256 of the line"
+        )
     if key is None:
         return
     if "mac" not in fields:
@@ -193,8 +198,8 @@ def _shown(value: Any) -> str:
     """A value of a stranger in one short line of ASCII."""
     try:
         text = ascii(value)
-    except ValueError:  # a whole number with too many digits to print
-        return "a huge number"
+    except (ValueError, RecursionError):  # a number of too many digits, or lists too deep
+        return "something huge"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -325,17 +330,36 @@ def read_lines(file: BinaryIO) -> Iterator[bytes]:
 
 def append_line(path: Path, line: str) -> None:
     """Writes a line behind the others; on return it is on the disk, where it must be before it is
-    submitted."""
-    with open(path, "ab") as file:
+    submitted.
+
+    Raises:
+      StoreError: if it cannot be written; what there is of it then is cut off at the next start.
+    """
+    with _writing(path) as file:
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def cut_half_line(path: Path) -> None:
-    """Cuts off what a kill of its one writer left of a last line, and makes the file if needed."""
-    with open(path, "a+b") as file:
+    """Cuts off what a kill of its one writer left of a last line, and makes the file if needed.
+
+    Raises:
+      StoreError: if it cannot be written.
+    """
+    with _writing(path) as file:
         file.seek(0)
         content = file.read()
         file.truncate(content.rfind(b"\n") + 1)
         os.fsync(file.fileno())
+        if not content:
+            sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "a+b") as file:
+            yield file
+    except OSError as error:
+        raise StoreError(f"cannot write the requests {path} ({error.strerror})") from None

@@ -31,16 +31,20 @@ from what was removed, and its hash must be that of the last record; what was be
 the policy looks again. Thus no request is lost (step 3 comes after step 1, and what waits is in
 the journal), and none is applied twice (d alone changes what waits).
 
+An error is met like a kill: the server that raised it stands between two steps and does no more;
+another one on the same journal, opened again, goes on.
+
 Rejected: applying first and recording both fate and application at once. It is one step less, but
 then a request is acknowledged only when its training ends, and batches cannot be served at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hmac
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,14 +150,14 @@ class Server:
         self._purge, self._progress = purge, progress
         self._scores: tuple[Service, np.ndarray] | None = None
         self._estimates: Mapping[str, float] = {}
+        self._stopped = False
         journal.begin(describe_server(service.describe(), policy, test, key))
         self.register = Register(service.examples, 0 if test is None else len(test))
         begun = replay(self.register, journal)
         self.service = self._restored(service)
         if purge:
             self.service.record_lineage()
-            if not self.register.approximated:
-                self.service.purge()
+            self.service.purge()
         if log is not None:
             entry_due = begun is not None and begun["how"] == EXACT
             log.start(self.service, self._exact_entries(), entry_due)
@@ -175,12 +179,29 @@ class Server:
         """Takes one line, without its end or with it; on return its fate is on the disk.
 
         Raises:
-          StoreError: if something cannot be written; the line is to be submitted again.
+          InputError: if an error came before this; see the module docstring.
+          StoreError: if something cannot be written. The journal says, when it is opened again, how
+            many lines were consumed; the next one is to be submitted to another server.
           DivergenceError: if a model diverges on what remains.
         """
+        with self._to_its_end():
+            return self._submit(line)
+
+    @contextlib.contextmanager
+    def _to_its_end(self) -> Iterator[None]:
+        if self._stopped:
+            raise InputError(
+                "this server stopped at an error; open its journal again, and make another server, "
+                "which goes on from there"
+            )
+        self._stopped = True
+        yield
+        self._stopped = False
+
+    def _submit(self, line: bytes | str) -> Answer:
         # What is no UTF-8 stays none, and is refused.
         line = line.encode("utf-8", "surrogatepass") if isinstance(line, str) else bytes(line)
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        line = line.removesuffix(b"\n")
         number = self.journal.lines + 1
         record = {"line": number, "sha256": line_hash(line)}
         try:
@@ -203,9 +224,14 @@ class Server:
         return Answer(number, "answered", request.name, result=result)
 
     def finish(self) -> None:
-        """Applies exactly whatever is not exact yet; more lines may follow."""
-        if self.register.due(EXACT):
-            self._apply(EXACT, self.register.clock)
+        """Applies exactly whatever is not exact yet; more lines may follow.
+
+        Raises:
+          What `submit` raises.
+        """
+        with self._to_its_end():
+            if self.register.due(EXACT):
+                self._apply(EXACT, self.register.clock)
 
     def _answer(self, request: Request) -> tuple[int | str, ...]:
         if request.kind == "status":
@@ -248,12 +274,12 @@ class Server:
         else:
             after, work = before.approximately(ids, self.policy.method, progress=self._progress)
         if self._measure is not None:
-            extra["metrics"] = dict(self._measure(after, how))
+            extra["metrics"] = _written(self._measure(after, how))
         if how == EXACT and self._purge:
             after.record_lineage()
         if how == EXACT and self._log is not None:
             extra["entry"] = self._log.append(before, after)
-        self.journal.append(
+        record = self.journal.append(
             {
                 "record": "applied",
                 "requests": [request.name for request in served],
@@ -261,13 +287,13 @@ class Server:
                 "time": time,
                 "example_gradients": work.example_gradients,
                 "seconds": work.seconds,
-                "estimates": dict(work.estimates),
+                "estimates": _written(work.estimates),
                 "model": after.hash,
                 **extra,
             }
         )
         self.register.apply(how)
-        self.service, self._estimates = after, work.estimates
+        self.service, self._estimates = after, _read(record["estimates"])
         if how == EXACT and self._purge:
             after.purge()
 
@@ -299,8 +325,17 @@ class Server:
                 f"{applied[-1]['model'][:12]}: machine or code give other bits now; serve all "
                 "requests again in a new directory"
             )
-        self._estimates = applied[-1]["estimates"] if applied else {}
+        self._estimates = _read(applied[-1]["estimates"]) if applied else {}
         return service
+
+
+def _written(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as JSON has them, which knows nothing infinite."""
+    return {name: each if math.isfinite(each) else None for name, each in numbers.items()}
+
+
+def _read(numbers: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: math.nan if each is None else each for name, each in numbers.items()}
 
 
 def replay(register: Register, journal: Journal) -> dict[str, Any] | None:

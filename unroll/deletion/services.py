@@ -51,9 +51,11 @@ from unroll.problem import Problem, Unlearned
 from unroll.training.predict import predict
 from unroll.training.record import Record
 from unroll.training.run import Progress, Run, environment, run_identity, train
+from unroll.training.spec import TrainSpec
 from unroll.types import Params, PyTree
 
 _UNREADABLE = {"retain", "held_out", "statistics"}
+_LOOKED_AT = {"run", "forget", *_UNREADABLE}
 WEIGHTED = True
 """Batch normalisation of this library weighs its statistics, see `models.layers.BatchNorm`. Another
 one lets deleted examples through, and a model that has it must not be served by `SingleModel`."""
@@ -66,7 +68,8 @@ class Work(NamedTuple):
       example_gradients: evaluations, whatever of them a store held already.
       seconds: of the work, compilation not counted.
       estimates: of an approximation: `distance`, how far it moved from the last exact model, and
-        every number that the method's `info` holds. Empty for an exact deletion.
+        every number that the method's `info` holds, but for measured seconds, which no policy may
+        decide on. Empty for an exact deletion.
     """
 
     example_gradients: float
@@ -179,10 +182,10 @@ class SingleModel:
         return parameter_hash(self.params, self.model_state)
 
     def describe(self) -> dict[str, Any]:
-        """The identity of the run with all its examples."""
-        run, ones = self.run, np.ones(self.examples, np.float32)
-        identity = run_identity(run.spec, run.dataset, run.seed, run.schedule, ones, run.initial)
-        return {"kind": "single", "seed": self.seed, **identity}
+        """See `describe_single`."""
+        run = self.run
+        recipe = run.spec, run.dataset, run.schedule, run.seed, run.initial
+        return describe_single(*recipe, record=self.record, method_seed=self.seed)
 
     def without(
         self, ids: IdsLike, *, progress: Progress | None = None
@@ -211,23 +214,26 @@ class SingleModel:
         self, ids: IdsLike, method: str, *, progress: Progress | None = None
     ) -> tuple[SingleModel, Work]:
         """The last exact run, from which a method takes back all that was removed since."""
-        chosen = self.check_method(method)
+        chosen = approximate_method(method)
         since = np.union1d(self._since, self._new(ids))
         problem = Problem(self.run, since, store=self.store)
         result = chosen(jax.random.key(self.seed), problem, progress)
         made = Approximation(since, result.params, result.model_state)
         moved = tree.distance(result.params, self.run.state.params)
-        numbers = {k: float(v) for k, v in result.info.items() if type(v) in (int, float)}
+        numbers = {k: float(v) for k, v in result.info.items() if _is_estimate(k, v)}
         work = Work(result.example_gradients, result.seconds, {**numbers, "distance": moved})
         return dataclasses.replace(self, approximation=made), work
 
     def check_method(self, method: str) -> methods.Method:
-        """The method of a text.
+        """The method of a text, tried once on no example at all.
 
         Raises:
-          InputError: if there is none, or it reads what may hold deleted examples.
+          InputError: if there is none, it reads what may hold deleted examples, or it does not go
+            with the run. Found at the first deletion, that would be too late: it is accepted then.
         """
-        return approximate_method(method)
+        chosen = approximate_method(method)
+        chosen(jax.random.key(self.seed), Problem(self.run, [], store=self.store))
+        return chosen
 
     def _new(self, ids: IdsLike) -> np.ndarray:
         new = np.unique(as_ids(ids, self.examples, name="deletion"))
@@ -343,6 +349,30 @@ class SisaService:
         purge_removed(_needed(self.sisa.store), self.sisa)
 
 
+def describe_single(
+    spec: TrainSpec,
+    dataset: Dataset,
+    schedule: np.ndarray,
+    seed: int,
+    initial: str | None = None,
+    *,
+    record: Record,
+    method_seed: int = 0,
+) -> dict[str, Any]:
+    """What determines a single model and its approximations, before it is trained.
+
+    That is the identity of the run with all its examples, and what methods read besides: the states
+    that are kept, and their own seed.
+    """
+    ones = np.ones(len(dataset), np.float32)
+    return {
+        "kind": "single",
+        "record": dataclasses.asdict(record),
+        "method_seed": method_seed,
+        **run_identity(spec, dataset, seed, schedule, ones, initial),
+    }
+
+
 def describe_sisa(plan: SisaPlan, mode: str, width: int, aggregation: str) -> dict[str, Any]:
     """What determines a SISA system and its predictions, before it is trained."""
     return {
@@ -360,9 +390,11 @@ def approximate_method(text: str) -> methods.Method:
     """The method of a text, if a served model can be approximated by it.
 
     Raises:
-      InputError: if there is none, or it reads what may hold deleted examples.
+      InputError: if there is none, it looks at no example, or at what may hold deleted ones.
     """
     chosen = methods.method(text)
+    if not chosen.needs & _LOOKED_AT:
+        raise InputError(f"{text} takes nothing back; choose another method, or batches")
     unreadable = sorted(chosen.needs & _UNREADABLE)
     if unreadable:
         raise InputError(
@@ -370,6 +402,11 @@ def approximate_method(text: str) -> methods.Method:
             "lie; choose a method that reads the run or the forget set alone"
         )
     return chosen
+
+
+def _is_estimate(name: str, value: Any) -> bool:
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return number and not name.endswith("seconds")
 
 
 def _only_exact(method: str) -> InputError:

@@ -152,6 +152,8 @@ def _stretched(call: OptaxCall, factor: float) -> OptaxCall:
                 "length that could be changed; choose a constant, linear or cosine schedule"
             )
         changed = {name: max(1, round(count * factor)) for name, count in counts.items()}
+        if "decay_steps" in changed:  # counted from the start, so it ends after the warmup
+            changed["decay_steps"] = max(changed["decay_steps"], changed.get("warmup_steps", 0) + 1)
         return OptaxCall(call.name, (), tuple(sorted({**arguments, **changed}.items())))
 
     def of(value: Any) -> Any:

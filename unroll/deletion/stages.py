@@ -36,6 +36,7 @@ from jax.sharding import Mesh, PartitionSpec
 from unroll import tree
 from unroll.checkpoint import Store
 from unroll.data.dataset import Dataset
+from unroll.deletion.lineage_files import NOISE
 from unroll.errors import DivergenceError, InputError
 from unroll.training import devices, loop
 from unroll.training.devices import MODELS
@@ -137,6 +138,9 @@ def _train_in_vain(spec: TrainSpec, stage: Stage, steps: int) -> float:
 def store_noise(store: Store, like: TrainState, steps: int, description: str) -> None:
     """Stores an entry that looks like the state after a stage and says nothing.
 
+    Its address follows from nothing, so a purge takes it for what nothing is known of, and removes
+    it.
+
     Args:
       store: where.
       like: a state, for shapes and dtypes.
@@ -151,7 +155,7 @@ def store_noise(store: Store, like: TrainState, steps: int, description: str) ->
 
     generator, address = np.random.default_rng(), secrets.token_hex(32)
     value = {"state": jax.tree.map(noise, like), "losses": noise(np.zeros(steps, np.float32))}
-    store.describe(address, {"noise": description})
+    store.describe(address, {NOISE: description})
     store.write(address, steps, value, {"kind": "snapshot", "seconds": float(generator.random())})
 
 
@@ -255,7 +259,7 @@ class _Lane:
         self.schedule[: len(schedule)] = schedule
         self.state, self.losses = like.initial, np.zeros(steps, np.float32)
         self.start = self.end = 0
-        self._stored = self._before = 0.0
+        self._before = 0.0
         if stage is None:
             return
         self.end = len(schedule)

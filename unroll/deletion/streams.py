@@ -101,7 +101,10 @@ class Setting:
         gaps = make_generator(self.seed, "arrivals").exponential(
             1 / positive_number("rate", rate), whole_number("requests", requests)
         )
-        return np.round(np.cumsum(gaps), 6)
+        times = np.round(np.cumsum(gaps), 6)
+        if not np.isfinite(times).all():
+            raise InputError(f"rate={rate!r} is too low a rate; the times are infinite")
+        return times
 
 
 def make_stream(

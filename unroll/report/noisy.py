@@ -20,7 +20,7 @@ from unroll.report.files import write_atomically
 from unroll.report.formatting import format_interval, format_number
 from unroll.report.rum import markdown_table, save_figure
 from unroll.report.style import COLOURS, FAINT, INK, MUTED, new_figure, plain_axes
-from unroll.report.summary import group_by, t_interval
+from unroll.report.summary import Interval, group_by, t_interval
 
 NOISY, ORIGINAL, RETRAIN = "noisy fine-tuning", "original", "retrain"
 DESTROYED = 0.5
@@ -85,8 +85,10 @@ class NoisyRow:
 
     @property
     def kept(self) -> float | None:
-        """Accuracy beyond chance over that of the original; `None` where that has none."""
+        """Accuracy beyond chance over that of the original; `None` where either is missing."""
         known = self.original_accuracy - self.chance
+        if self.accuracy is None:
+            return None
         return (self.accuracy - self.chance) / known if known > 0 else None
 
 
@@ -111,6 +113,8 @@ def write_noisy(rows: Sequence[NoisyRow], workdir: Path, title: str, delta: floa
 def noisy_figure(rows: Sequence[NoisyRow]) -> Figure:
     """Accuracy against epsilon, a panel for each model; references are horizontal lines.
 
+    A setting that diverged for some seeds has no point. Intervals end at 0 and 1.
+
     Raises:
       InputError: if there is no row of noisy fine-tuning.
     """
@@ -130,7 +134,7 @@ def noisy_figure(rows: Sequence[NoisyRow]) -> Figure:
 
 
 def _draw(axes: Axes, rows: Sequence[NoisyRow]) -> None:
-    known = [row for row in rows if row.accuracy is not None]
+    known = [row for group in _settings(rows) if not _diverged(group) for row in group]
     noisy = [row for row in known if row.method == NOISY]
     lines = group_by(noisy, lambda row: (row.clipping, row.radius, row.quiet_epochs))
     colours = list(dict.fromkeys((clipping, radius) for clipping, radius, _ in lines))
@@ -144,7 +148,7 @@ def _draw(axes: Axes, rows: Sequence[NoisyRow]) -> None:
         axes.errorbar(
             [epsilon * apart for epsilon in points],
             [each.mean for each in found],
-            yerr=[each.half_width or 0.0 for each in found],
+            yerr=np.transpose([_whiskers(each) for each in found]),
             color=COLOURS[colours.index((clipping, radius)) % len(COLOURS)],
             linestyle=styles.get(quiet, "-."),
             marker="o",
@@ -171,6 +175,23 @@ def _draw(axes: Axes, rows: Sequence[NoisyRow]) -> None:
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
 
 
+def _settings(rows: Sequence[NoisyRow]) -> list[list[NoisyRow]]:
+    """The rows of each setting, one for each seed."""
+    return list(group_by(rows, lambda row: row.setting).values())
+
+
+def _diverged(rows: Sequence[NoisyRow]) -> bool:
+    """Whether a mean over the seeds would be one of survivors."""
+    return any(row.accuracy is None for row in rows)
+
+
+def _whiskers(interval: Interval) -> tuple[float, float]:
+    """How far an interval reaches below and above its mean, within the range of accuracies."""
+    if interval.low is None:
+        return 0.0, 0.0
+    return interval.mean - max(interval.low, 0.0), min(interval.high, 1.0) - interval.mean
+
+
 def _page(rows: Sequence[NoisyRow], title: str, delta: float) -> str:
     seeds = len({row.seed for row in rows})
     lines = [f"# {title}", "", f"{rows[0].dataset}, {seeds} seeds, delta {delta:g}.", "", _GUIDE]
@@ -178,15 +199,15 @@ def _page(rows: Sequence[NoisyRow], title: str, delta: float) -> str:
     header = ["method", "clipping", "C0", "quiet epochs", "epsilon", "sigma", "norm", "accuracy"]
     header += ["on the forget set", "kept", "error", "cost", "clipped"]
     for model, own in group_by(rows, lambda row: row.model).items():
-        groups = group_by(own, lambda row: row.setting)
+        groups = _settings(own)
         distances = [row.distance for row in own if row.distance is not None]
         lines += [f"## {model}", ""]
         if distances:
             lines += [f"Original to reference: {_mean(distances)}.", ""]
-        lines += [*markdown_table(header, [_cells(g) for g in groups.values()], left=2), ""]
-        lines += [_verdict(list(groups.values())), ""]
+        lines += [*markdown_table(header, [_cells(group) for group in groups], left=2), ""]
+        lines += [_verdict(groups), ""]
         broken = [row for row in own if row.note is not None]
-        lines += [f"- {row.setting}, seed {row.seed}: {row.note}" for row in broken]
+        lines += [f"- not drawn: {row.setting}, seed {row.seed}: {row.note}" for row in broken]
     return "\n".join(lines) + "\n"
 
 
@@ -195,8 +216,7 @@ def _verdict(groups: Sequence[Sequence[NoisyRow]]) -> str:
     lost = [
         rows
         for rows in noisy
-        if any(row.accuracy is None for row in rows)
-        or float(np.mean([row.kept or 0.0 for row in rows])) < DESTROYED
+        if _diverged(rows) or float(np.mean([row.kept or 0.0 for row in rows])) < DESTROYED
     ]
     return (
         f"In {len(lost)} of {len(noisy)} settings the noise destroys the model: it keeps less than "
@@ -214,22 +234,29 @@ def _cells(rows: Sequence[NoisyRow]) -> list[str]:
     def given(value) -> str:
         return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
+    diverged, noisy = _diverged(rows), first.method == NOISY
+
     def mean(number) -> str:
         values = [number(row) for row in rows]
+        if diverged:
+            return "n/a"
         return "" if any(value is None for value in values) else _mean(values)
 
-    diverged = any(row.accuracy is None for row in rows)
+    def noise(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return format_number(known[0]) if known else "n/a" if noisy else ""
+
     return [
         first.method,
         given(first.clipping),
         given(first.radius),
         given(first.quiet_epochs),
         given(first.epsilon),
-        "" if first.sigma is None else format_number(first.sigma),
-        "" if first.noise_norm is None else format_number(first.noise_norm),
-        "n/a" if diverged else mean(lambda row: row.accuracy),
-        "n/a" if diverged else mean(lambda row: row.forget_accuracy),
-        "n/a" if diverged else mean(lambda row: row.kept),
+        noise([row.sigma for row in rows]),
+        noise([row.noise_norm for row in rows]),
+        mean(lambda row: row.accuracy),
+        mean(lambda row: row.forget_accuracy),
+        mean(lambda row: row.kept) or "n/a",
         mean(lambda row: row.error),
         mean(lambda row: row.cost),
         mean(lambda row: row.share_clipped),

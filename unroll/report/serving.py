@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from unroll.report.rum import markdown_table, save_figure
 from unroll.report.style import COLOURS, INK, MUTED, new_figure, plain_axes
 
 EXACT, APPROXIMATE = "exact", "approximate"
+_PARTICULAR = re.compile(r"""'[^']*'|"[^"]*"|-?\d[\w.+-]*""")
 _GUIDE = """\
 Retraining at each request: the single model's epochs over what was left, for every deletion that
 was taken. Waits are those of a single server that takes requests at their own times and serves each
@@ -119,7 +121,7 @@ def summarize_serving(records: Sequence[Mapping[str, Any]], served: Served) -> d
 
 
 def _row(record, deletions, place) -> dict[str, Any]:
-    unknown = sorted(set(record["requests"]) - set(place))
+    unknown = sorted(name for name in record["requests"] if name not in place)
     if unknown:
         raise InputError(f"request {unknown[0]!r} was applied and not taken; check the journal")
     metrics = record.get("metrics", {})
@@ -138,11 +140,13 @@ def _row(record, deletions, place) -> dict[str, Any]:
 
 
 def _refusals(records) -> dict[str, int]:
-    """How often each reason was given, without what it was about."""
+    """How often each reason was given, without the names and numbers that it was about."""
     reasons = collections.Counter(
-        each["why"].split(";")[0][:80] for each in records if each["record"] == "refused"
+        _PARTICULAR.sub("...", each["why"]).split(";")[0][:80]
+        for each in records
+        if each["record"] == "refused"
     )
-    return dict(reasons.most_common(20))
+    return dict(reasons.most_common())
 
 
 def _queues(deletions, rows, place, gradient_seconds: float) -> dict[str, dict[str, float]]:

@@ -43,6 +43,7 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) about twice a second."""
 
 _NO_SNAPSHOTS = Record()
+_PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 
 def part_of_progress(progress: Progress | None, index: int, count: int) -> Progress | None:
@@ -133,9 +134,8 @@ def environment(spec: TrainSpec) -> dict[str, Any]:
     The code of the library itself stands behind `checkpoint.FORMAT`, that of a model of the user's
     behind the hash of its class. Two CPUs of different make count as one kind of device.
     """
-    packages = ("jax", "jaxlib", "flax", "optax")
     return {
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": dict(_versions()),
         "device": jax.devices()[0].device_kind,
         "x64": jax.config.jax_enable_x64,
         "prng": jax.config.jax_default_prng_impl,
@@ -145,8 +145,24 @@ def environment(spec: TrainSpec) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, importlib.metadata.version(name)) for name in _PACKAGES)
+
+
 def source_hash(thing: Any) -> str | None:
     """SHA-256 of the source text of a class, function or module; `None` where there is none."""
+    try:
+        stamp = os.stat(inspect.getsourcefile(thing)).st_mtime_ns
+    except (OSError, TypeError):  # a cell of a notebook, whose text has no file
+        return _source_hash.__wrapped__(thing, None)
+    return _source_hash(thing, stamp)
+
+
+@functools.cache
+def _source_hash(thing: Any, stamp: int | None) -> str | None:
+    """Reading a class means parsing its file, at every run; the stamp is that of the file."""
+    del stamp
     try:
         return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()
     except (OSError, TypeError):  # typed into an interpreter that keeps no source
