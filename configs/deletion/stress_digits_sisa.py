@@ -2,7 +2,7 @@
 
 python experiments/stress_deletions.py --config=configs/deletion/stress_digits_sisa.py
 
-Measured on 2 CPU cores, 8.5 minutes beside other work: all 20 kills fall into an application;
+Measured on 2 CPU cores, 8 minutes beside other work: all 20 kills fall into an application;
 each of the 1,200 lines has one fate, each of the 410 deletions is applied once, and the final model
 has the bits of training from scratch on what remains. 200 of 200 corrupted lines of 50 kinds are
 refused for their reason, 25 of 25 damages of 19 kinds end in one line, or in a model that is made
