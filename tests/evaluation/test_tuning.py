@@ -129,7 +129,7 @@ def studied():
         forget=np.arange(5),
         forget_description="first",
         model_name="mlp",
-        methods=candidates([("finetune", [("learning_rate", (0.01, 1e38))])], 2),
+        methods=candidates([("finetune", [("learning_rate", (0.01, 1e38)), ("epochs", (1,))])], 2),
         epochs=1,
         batch_size=16,
         train_seeds=(0, 1),

@@ -18,8 +18,8 @@ from unroll.unrolling.subspaces import parse_projection, record_statistics
 
 FORGET = np.array([3, 9, 17, 40, 41, 55, 70, 71, 100])
 SCORES = random_scores(120, seed=0)
-FINETUNE = "finetune(learning_rate=0.02, batch_size=40)"
-LABELS = "random_label(learning_rate=0.02, batch_size=40)"
+FINETUNE = "finetune(learning_rate=0.02, epochs=1, batch_size=40)"
+LABELS = "random_label(learning_rate=0.02, epochs=1, batch_size=40)"
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,7 @@ def test_with_batch_normalisation_and_a_singular_value_penalty(normalized_proble
     spec = dataclasses.replace(mlp_spec, objective=unroll.Objective(singular_gamma=0.01))
     schedule = unroll.data.make_schedule(0, len(blobs[0]), batch_size=16, epochs=1)
     problem = unroll.Problem(unroll.train(spec, blobs[0], schedule), [3, 17])
-    key, options = jax.random.key(0), dict(learning_rate=0.05, batch_size=16)
+    key, options = jax.random.key(0), dict(learning_rate=0.05, epochs=1, batch_size=16)
     tuned = unroll.methods.finetune(**options)(key, problem)
     found = unroll.methods.l1_sparse(alpha=1e-12, **options)(key, problem)
     # Eight steps in float32; the penalty's own pull is far below that.

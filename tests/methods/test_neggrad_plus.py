@@ -31,7 +31,7 @@ def test_one_full_batch_step_in_closed_form(logistic, alpha, l2):
         alpha * a - (1 - alpha) * b + l2 * w
         for a, b, w in zip(down, up, (closed.kernel, closed.bias), strict=True)
     ]
-    method = unroll.methods.neggrad_plus(alpha, RATE, batch_size=500)
+    method = unroll.methods.neggrad_plus(alpha, RATE, epochs=1, batch_size=500)
     result = method(jax.random.key(0), problem)
     for found, expected in zip(
         closed.of(result.params), closed.stepped(gradient, RATE), strict=True
@@ -58,9 +58,11 @@ def test_alpha_one_is_fine_tuning_and_zero_is_ascent(problem, normalized_problem
 def test_running_averages_follow_the_retained_batches_alone(normalized_problem):
     """One step: their new values depend on the weights before it, not on alpha."""
     key = jax.random.key(0)
-    tuned = unroll.methods.finetune(0.01, batch_size=64)(key, normalized_problem)
+    tuned = unroll.methods.finetune(0.01, epochs=1, batch_size=64)(key, normalized_problem)
     for alpha in (1.0, 0.5):
-        found = unroll.methods.neggrad_plus(alpha, 0.01, batch_size=64)(key, normalized_problem)
+        found = unroll.methods.neggrad_plus(alpha, 0.01, epochs=1, batch_size=64)(
+            key, normalized_problem
+        )
         chex.assert_trees_all_close(found.model_state, tuned.model_state, atol=1e-6)
         assert not tree.same_bits(found.model_state, normalized_problem.run.state.model_state)
 
@@ -80,7 +82,7 @@ def test_both_sets_are_counted(problem):
     assert result.example_gradients == 2 * 117 + 16 * 3
     assert result.info == {"forget_passes": 16.0}
     # Batches of 2 hold the 3 in two halves, the second with an empty slot: 59 steps.
-    result = unroll.unlearn("neggrad_plus(batch_size=2)", problem)
+    result = unroll.unlearn("neggrad_plus(epochs=1, batch_size=2)", problem)
     assert result.example_gradients == 117 + 29 * 3 + 2
 
 

@@ -58,7 +58,7 @@ def test_one_full_batch_step_in_closed_form(logistic, retain):
     weights = np.asarray(problem.run.weights, np.float64)
     weights[problem.forget] = 1.0
     gradient = closed.gradient(ids, relabelled(problem)[ids], weights[ids])
-    result = unroll.methods.random_label(RATE, batch_size=500, retain=retain)(
+    result = unroll.methods.random_label(RATE, epochs=1, batch_size=500, retain=retain)(
         jax.random.key(KEY), problem
     )
     for found, expected in zip(

@@ -58,8 +58,8 @@ def test_one_step_is_the_masked_step_of_random_labels(logistic):
     """The third of the entries with the largest forget gradients moves as it would alone."""
     problem, closed = logistic
     key = jax.random.key(KEY)
-    free = unroll.methods.random_label(0.3, batch_size=500)(key, problem)
-    result = unroll.methods.salun(1 / 3, 0.3, batch_size=500)(key, problem)
+    free = unroll.methods.random_label(0.3, epochs=1, batch_size=500)(key, problem)
+    result = unroll.methods.salun(1 / 3, 0.3, epochs=1, batch_size=500)(key, problem)
     gradient = closed.gradient(problem.forget, problem.forget_data.labels, np.ones(4))
     sizes = np.abs(np.concatenate([part.ravel() for part in gradient]))
     at_least = np.sort(sizes)[-round(sizes.size / 3)]
@@ -97,7 +97,7 @@ def test_negative_zeros_stay_negative():
 
 def test_all_parameters_are_random_labels_bit_for_bit(problem):
     key = jax.random.key(KEY)
-    options = dict(epochs=2, batch_size=16)
+    options = dict(learning_rate=0.05, epochs=2, batch_size=16)
     free = unroll.methods.random_label(**options)(key, problem)
     whole = unroll.methods.salun(1.0, **options)(key, problem)
     assert tree.same_bits(whole.params, free.params)
