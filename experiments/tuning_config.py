@@ -67,7 +67,7 @@ def with_sweep(config: ml_collections.ConfigDict, variant: str) -> ml_collection
         config.most_cost = 4.0
         config.budget = 2
         rates = ("learning_rate", (1e-2, 1e-1))
-        finetune = "finetune", (rates, batch)
+        finetune = "finetune", (rates, ("epochs", (1,)), batch)
         config.refined = (finetune,)
         config.grids = (
             finetune,
