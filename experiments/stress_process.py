@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parent / "serve_deletions.py"
 
 # Runs a script with the clock of ledgers a day back.
 _EARLIER = """
-import datetime, runpy, sys, types
+import datetime, pathlib, runpy, sys, types
 import unroll.deletion.ledger as ledger
 class Earlier(datetime.datetime):
     @classmethod
@@ -22,7 +22,7 @@ class Earlier(datetime.datetime):
         return super().now(zone) - datetime.timedelta(days=1)
 ledger.datetime = types.SimpleNamespace(datetime=Earlier, UTC=datetime.UTC)
 sys.argv = sys.argv[1:]
-sys.path.insert(0, str(__import__("pathlib").Path(sys.argv[0]).parent))
+sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

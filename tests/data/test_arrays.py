@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from unroll.data import from_arrays, load_npz
+from unroll.errors import InputError
 
 ARRAYS = {
     "train_inputs": np.arange(12.0).reshape(4, 3),
@@ -47,8 +48,8 @@ def test_npz_round_trip(tmp_path):
         ({"num_classes": 2}, "label 2"),
     ],
 )
-def test_from_arrays_rejects(changes, text, rejects):
-    with rejects(text):
+def test_from_arrays_rejects(changes, text, one_line):
+    with pytest.raises(InputError, match=one_line(text)):
         from_arrays(**(ARRAYS | changes))
 
 
@@ -61,15 +62,15 @@ def test_from_arrays_rejects(changes, text, rejects):
         (ARRAYS | {"num_classes": np.array([2, 3])}, "one number"),
     ],
 )
-def test_npz_with_wrong_content(arrays, text, tmp_path, rejects):
+def test_npz_with_wrong_content(arrays, text, tmp_path, one_line):
     np.savez(tmp_path / "bad.npz", **arrays)
-    with rejects("bad.npz", text):
+    with pytest.raises(InputError, match=one_line("bad.npz", text)):
         load_npz(tmp_path / "bad.npz")
 
 
-def test_npz_that_is_none(tmp_path, rejects):
-    with rejects("missing.npz", "no such file"):
+def test_npz_that_is_none(tmp_path, one_line):
+    with pytest.raises(InputError, match=one_line("missing.npz", "no such file")):
         load_npz(tmp_path / "missing.npz")
     (tmp_path / "text.npz").write_text("hello")
-    with rejects("text.npz", "numpy.savez"):
+    with pytest.raises(InputError, match=one_line("text.npz", "numpy.savez")):
         load_npz(tmp_path / "text.npz")

@@ -5,6 +5,7 @@ import pytest
 
 from unroll.data import gaussian_blobs, load_digits, random_images
 from unroll.data.digits import stratified_mask
+from unroll.errors import InputError
 
 
 def nearest_mean_accuracy(train, test):
@@ -39,8 +40,8 @@ def test_digits_are_split_within_each_class():
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 0.001])
-def test_digits_need_examples_in_both_parts(fraction, rejects):
-    with rejects("fraction"):
+def test_digits_need_examples_in_both_parts(fraction, one_line):
+    with pytest.raises(InputError, match=one_line("fraction")):
         load_digits(test_fraction=fraction)
 
 
@@ -75,6 +76,6 @@ def test_random_images_obey_their_options():
         (random_images, {"channels": 1.5}, "channels"),
     ],
 )
-def test_bad_options_are_rejected(make, options, text, rejects):
-    with rejects(text):
+def test_bad_options_are_rejected(make, options, text, one_line):
+    with pytest.raises(InputError, match=one_line(text)):
         make(**options)

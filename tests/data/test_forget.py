@@ -18,6 +18,7 @@ from unroll.data import (
     select,
     with_duplicates,
 )
+from unroll.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +59,8 @@ def test_forget_and_retain_partition_the_examples(size_and_ids):
         (3, "integer ids"),
     ],
 )
-def test_check_forget_ids_rejects(ids, text, rejects):
-    with rejects(text):
+def test_check_forget_ids_rejects(ids, text, one_line):
+    with pytest.raises(InputError, match=one_line(text)):
         check_forget_ids(ids, 5)
 
 
@@ -76,8 +77,8 @@ def test_nothing_to_forget_can_be_allowed():
         ([0], [1, 2, 3], "id 3 is out of range"),
     ],
 )
-def test_check_partition_rejects(forget, retain, text, rejects):
-    with rejects(text):
+def test_check_partition_rejects(forget, retain, text, one_line):
+    with pytest.raises(InputError, match=one_line(text)):
         check_partition(forget, retain, 3)
 
 
@@ -140,18 +141,18 @@ def test_select(data, kind, options, expected):
         ("ids", {"ids": [9]}, ["id 9"]),
     ],
 )
-def test_select_rejects(data, kind, options, texts, rejects):
-    with rejects(*texts):
+def test_select_rejects(data, kind, options, texts, one_line):
+    with pytest.raises(InputError, match=one_line(*texts)):
         select(data, kind, **options)
 
 
-def test_group_ids_need_groups(rejects):
+def test_group_ids_need_groups(one_line):
     train, _ = gaussian_blobs()
-    with rejects("groups="):
+    with pytest.raises(InputError, match=one_line("groups=")):
         group_ids(train, 0)
 
 
-def test_corrupted_ids_need_a_changed_label(rejects):
+def test_corrupted_ids_need_a_changed_label(one_line):
     clean = Dataset("d", np.eye(2), np.array([0, 1]), 2, true_labels=np.array([0, 1]))
-    with rejects("there are none"):
+    with pytest.raises(InputError, match=one_line("there are none")):
         corrupted_ids(clean)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from unroll.data import load, published_statistics, with_duplicates
+from unroll.errors import InputError
 
 IMAGES = [
     ("cifar10", "3.0.2", 15000, 3000, (32, 32, 3), 10, 8),
@@ -16,7 +17,7 @@ IMAGES = [
     ("name", "version", "train_size", "test_size", "shape", "classes", "first"), IMAGES
 )
 def test_images(
-    name, version, train_size, test_size, shape, classes, first, real_data_dir, rejects
+    name, version, train_size, test_size, shape, classes, first, real_data_dir, one_line
 ):
     folder = real_data_dir(name, version)
     train, test = load(name, data_dir=folder, train_split="train[:100]", num_test=30)
@@ -29,7 +30,9 @@ def test_images(
         assert train.labels[0] == first
     assert test.example_shape == shape
     # The sizes of the whole build, without decoding it.
-    with rejects(f"'train': {train_size}", f"'test': {test_size}"):
+    with pytest.raises(
+        InputError, match=one_line(f"'train': {train_size}", f"'test': {test_size}")
+    ):
         load(name, data_dir=folder, train_split="absent")
 
 
@@ -77,7 +80,7 @@ def test_imdb_reviews(real_data_dir):
     assert with_duplicates(train, [79, 648, 0]).tolist() == [0, 79, 648, 1685, 3465]
 
 
-def test_imdb_unsupervised_has_no_labels(real_data_dir, rejects):
+def test_imdb_unsupervised_has_no_labels(real_data_dir, one_line):
     folder = real_data_dir("imdb_reviews/plain_text", "1.0.0")
-    with rejects("label -1"):
+    with pytest.raises(InputError, match=one_line("label -1")):
         load("imdb_reviews", data_dir=folder, train_split="unsupervised", num_test=2)

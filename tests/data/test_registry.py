@@ -6,6 +6,7 @@ import pytest
 
 import unroll.data
 from unroll.data import load
+from unroll.errors import InputError
 
 # Options that make each loader work on data made here; "tfds" stands for the fixture's folder.
 CASES = [
@@ -54,8 +55,8 @@ def test_every_loader_takes_the_first_rows(name, options, tiny_build, tmp_path, 
         ("image_folder", {"root": "nowhere"}, ["nowhere/train"]),
     ],
 )
-def test_bad_requests_are_rejected(name, options, texts, rejects):
-    with rejects(*texts):
+def test_bad_requests_are_rejected(name, options, texts, one_line):
+    with pytest.raises(InputError, match=one_line(*texts)):
         load(name, **options)
 
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unroll.data import HashedVocabulary, Vocabulary, build_vocabulary, encode, load_text, tokenize
+from unroll.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -51,15 +52,15 @@ def test_hashing_is_the_same_in_every_session():
 
 
 @pytest.mark.parametrize("size", [2, 0, 2.5, None])
-def test_vocabulary_size_must_leave_room_for_a_word(size, rejects):
-    with rejects("vocabulary size"):
+def test_vocabulary_size_must_leave_room_for_a_word(size, one_line):
+    with pytest.raises(InputError, match=one_line("vocabulary size")):
         build_vocabulary(["a"], size)
-    with rejects("vocabulary size"):
+    with pytest.raises(InputError, match=one_line("vocabulary size")):
         HashedVocabulary(size)
 
 
-def test_length_must_be_positive(rejects):
-    with rejects("length"):
+def test_length_must_be_positive(one_line):
+    with pytest.raises(InputError, match=one_line("length")):
         encode(["a"], 0, HashedVocabulary(5))
 
 
@@ -97,6 +98,6 @@ def test_hashing_does_not_depend_on_the_training_texts(tiny_build):
         ({"num_train": 11}, "11 rows of train"),
     ],
 )
-def test_load_text_rejects(options, text, tiny_build, rejects):
-    with rejects(text):
+def test_load_text_rejects(options, text, tiny_build, one_line):
+    with pytest.raises(InputError, match=one_line(text)):
         load_text("tiny_pictures", tiny_build, **options)
